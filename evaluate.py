@@ -1,0 +1,163 @@
+"""Translate pictures with a trained generator, and score them where the truth is known.
+
+    python evaluate.py runs/facades                           the test split: pictures and scores
+    python evaluate.py runs/facades --split val
+    python evaluate.py runs/facades --input photo.jpg --output out.png
+    python evaluate.py runs/facades --input folder --output out_folder
+
+The run's checkpoint says everything about its network and its data; nothing has to be repeated.
+"""
+
+from config import Parser, UserError, one_line_errors
+
+if __name__ == "__main__":  # before the slow imports, so that --help and mistakes answer at once
+    parser = Parser(__doc__)
+    parser.add_argument("run", metavar="RUN", help="a run folder, or a checkpoint file")
+    parser.add_argument("--split", default="test", help="train, val or test (default: test)")
+    parser.add_argument("--input", metavar="PATH", help="a picture, or a folder of them, instead")
+    parser.add_argument("--output", metavar="PATH", help="where the results go (default: the run)")
+    parser.add_argument("--data_root", metavar="PATH", help="the dataset, if it has moved")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument("--no_dropout", action="store_true", help="translate without the noise")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    with one_line_errors():
+        ARGUMENTS = parser.parse_args()
+
+import csv
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor, nn
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
+from tqdm import tqdm
+
+from dataset import ENDINGS, PairedDataset, load_batches, natural_order, read_image
+from utils import (
+    checkpoint_path,
+    generate,
+    load_generator,
+    replacing,
+    sample_grid,
+    save_image,
+    to_image,
+    translate,
+)
+
+GRID_PICTURES = 16
+
+
+def score(output: Tensor, target: Tensor) -> dict[str, float]:
+    """L1, PSNR in dB and SSIM of one translation, (1, C, H, W) in [-1, 1].
+
+    L1 is the mean absolute difference in that range, as in the training loss: 2 is the worst.
+    """
+    return {
+        "l1": (output - target).abs().mean().item(),
+        "psnr": peak_signal_noise_ratio(output, target, data_range=2.0).item(),
+        "ssim": structural_similarity_index_measure(output, target, data_range=2.0).item(),
+    }
+
+
+def translations(generator: nn.Module, dataset: PairedDataset, seed: int = 0, noise: bool = True):
+    """Translates the pairs of a dataset one by one; see `utils.generate` about noise.
+
+    Yields (name, x, G(x), y, scores), the pictures as (C, H, W) in [-1, 1]. The noise of every
+    picture begins at `seed`, so its translation does not depend on what was translated before.
+    """
+    device = next(generator.parameters()).device
+    for pair in load_batches(dataset):
+        x, y = pair["input"].to(device), pair["target"].to(device)
+        output = generate(generator, x, seed, noise)
+        yield pair["name"][0], x[0], output[0], y[0], score(output, y)
+
+
+def mean_scores(scores: list[dict[str, float]]) -> dict[str, float]:
+    """The mean over pictures of each score."""
+    totals = sum(map(Counter, scores), Counter())
+    return {name: totals[name] / len(scores) for name in scores[0]}
+
+
+def evaluate_split(generator: nn.Module, split: str, folder: Path, seed: int, noise: bool) -> None:
+    """Writes images/, grid.png, scores.csv and scores.json of a split into `folder`."""
+    dataset = PairedDataset(generator.config, split)
+    rows, grid = [], []
+    results = translations(generator, dataset, seed, noise)
+    for name, x, output, y, scores in tqdm(results, "translating", len(dataset), unit="image"):
+        save_image(to_image(output), folder / "images" / f"{name}.png")
+        rows.append({"name": name, **scores})
+        if len(grid) < GRID_PICTURES:
+            grid.append((x, output, y))
+    save_image(sample_grid(grid), folder / "grid.png")
+
+    with replacing(folder / "scores.csv") as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    means = mean_scores([{name: row[name] for name in ("l1", "psnr", "ssim")} for row in rows])
+    summary = {"split": split, "images": len(rows), "seed": seed, "dropout": noise, **means}
+    with replacing(folder / "scores.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+
+    print(f"{len(rows)} pictures of {dataset.config.data_root}, mean scores:")
+    print("  L1 {l1:.4f}   PSNR {psnr:.2f} dB   SSIM {ssim:.4f}".format(**means))
+    print(f"  pictures  {folder / 'images'}")
+    print(f"  grid      {folder / 'grid.png'}  (input | output | target)")
+    print(f"  scores    {folder / 'scores.csv'}")
+
+
+def plan_outputs(source: Path, output: Path) -> dict[Path, Path]:
+    """Where the translation of each picture goes: a PNG of its name, in folders as the source's.
+
+    Raises UserError where there is nothing to translate, or a source would be overwritten.
+    """
+    if source.is_dir():
+        files = [path for path in source.rglob("*") if path.suffix.lower() in ENDINGS]
+        files = sorted((file for file in files if not file.name.startswith(".")), key=natural_order)
+        if not files:
+            raise UserError(f"{source} holds no pictures ({', '.join(ENDINGS)})")
+        shared = Counter(file.with_suffix("") for file in files)
+        plan = {}
+        for file in files:
+            # 1.jpg and 1.png become 1.jpg.png and 1.png.png, so that both survive.
+            base = file if shared[file.with_suffix("")] > 1 else file.with_suffix("")
+            plan[file] = output / base.relative_to(source).with_name(base.name + ".png")
+    elif source.is_file():
+        is_picture = output.suffix.lower() in ENDINGS
+        plan = {source: output if is_picture else output / f"{source.stem}.png"}
+    else:
+        raise UserError(f"there is no picture or folder {source}")
+
+    sources = {file.resolve() for file in plan}
+    for file, result in plan.items():
+        if result.resolve() in sources:
+            raise UserError(f"{file}: its translation would overwrite {result}; choose an --output")
+    return plan
+
+
+def main(arguments) -> None:
+    generator = load_generator(arguments.run, arguments.device)
+    noise = not arguments.no_dropout
+    folder = checkpoint_path(arguments.run).parent.parent
+
+    if arguments.input:
+        output = Path(arguments.output) if arguments.output else folder / "translated"
+        plan = plan_outputs(Path(arguments.input), output)
+        for file, result in tqdm(plan.items(), "translating", unit="image"):
+            save_image(translate(generator, read_image(file), arguments.seed, noise), result)
+        print(f"translated {len(plan)} into {result if len(plan) == 1 else output}")
+        return
+
+    if arguments.data_root:
+        generator.config = replace(generator.config, data_root=arguments.data_root)
+    output = Path(arguments.output) if arguments.output else folder / arguments.split
+    evaluate_split(generator, arguments.split, output, arguments.seed, noise)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(ARGUMENTS)

@@ -1,0 +1,144 @@
+"""The generator: G(x, z), a picture in and a picture out (Section 3.2 and appendix 6.1).
+
+    from generator import UNetGenerator
+
+    G = UNetGenerator()                      # 54,413,955 parameters, for 256x256 pictures
+    y = G(x)                                 # (B, 3, H, W) -> (B, 3, H, W), values in [-1, 1]
+
+Every convolution is 4x4 with stride 2 and padding 1: the encoder halves the picture at each of
+its `depth` layers, the decoder doubles it back. At depth 8 and 256x256, in the paper's notation:
+
+    encoder  C64-C128-C256-C512-C512-C512-C512-C512      256 px -> 1 px
+    decoder  CD512-CD512-CD512-C512-C256-C128-C64-out      1 px -> 256 px
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class UNetGenerator(nn.Module):
+    """Encoder-decoder whose decoder also sees the encoder's layers of its own size.
+
+    Args:
+        in_channels: channels of x.
+        out_channels: channels of G(x).
+        base_channels: filters of the first layer; they double up to 8 times as many. Paper: 64.
+        depth: number of halvings. The bottleneck of a 2**depth picture is one pixel: 8 for 256 px,
+            7 for 128 px, 10 for 1024 px.
+        dropout: share of values dropped after the first three decoder layers. It is the noise z.
+
+    Shapes: (B, in_channels, H, W) -> (B, out_channels, H, W), H and W multiples of 2**depth, both
+    in [-1, 1]. Raises ValueError on other sizes, and on a depth under 2.
+    """
+
+    joins_skips = True
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        base_channels: int = 64,
+        depth: int = 8,
+        dropout: float = 0.5,
+    ):
+        super().__init__()
+        if depth < 2:
+            raise ValueError(f"depth is {depth}; the generator needs at least 2 layers each way")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.depth = depth
+        self.dropout = dropout
+
+        widths = [base_channels * min(2**i, 8) for i in range(depth)]
+        joined = 2 if self.joins_skips else 1
+
+        self.encoder = nn.ModuleList()
+        for i, width in enumerate(widths):
+            # The first layer has no norm, by the paper; nor has the last, by its erratum: at batch
+            # 1 the norm of the one pixel of the bottleneck would be zero whatever the input.
+            normed = 0 < i < depth - 1
+            channels = widths[i - 1] if i > 0 else in_channels
+            self.encoder.append(down(channels, width, activated=i > 0, normed=normed))
+
+        self.decoder = nn.ModuleList([up(widths[-1], widths[-2])])
+        for i in range(depth - 2, 0, -1):
+            self.decoder.append(up(joined * widths[i], widths[i - 1]))
+        self.output = nn.Sequential(
+            nn.ReLU(),
+            nn.ConvTranspose2d(joined * widths[0], out_channels, 4, stride=2, padding=1),
+            nn.Tanh(),
+        )
+        self.apply(initialize)
+
+    def forward(self, x: Tensor, noise: bool = True) -> Tensor:
+        """Translate x; two calls differ, because z is drawn anew.
+
+        The noise stays on in `.eval()` too, as the method wants it (Section 2.1). With
+        `noise=False` nothing is dropped, and the same x always gives the same output.
+        """
+        height, width = x.shape[-2:]
+        if height % 2**self.depth or width % 2**self.depth:
+            raise ValueError(
+                f"the input is {width}x{height}; a generator of depth {self.depth} takes "
+                f"multiples of {2**self.depth} (utils.translate takes any size)"
+            )
+        skips = []
+        for layer in self.encoder:
+            x = layer(x)
+            skips.append(x)
+        skips.pop()  # the bottleneck goes straight on
+        for i, layer in enumerate(self.decoder):
+            x = layer(x)
+            if i < 3:  # outputs of 2, 4 and 8 px; the PyTorch port drops at 4, 8 and 16 px
+                x = F.dropout(x, self.dropout, training=noise)
+            skip = skips.pop()
+            if self.joins_skips:
+                x = torch.cat([x, skip], dim=1)
+        return self.output(x)
+
+
+class EncoderDecoderGenerator(UNetGenerator):
+    """The paper's ablation (Section 4.2): the same layers without the skip connections."""
+
+    joins_skips = False
+
+
+def down(in_channels: int, out_channels: int, activated: bool, normed: bool) -> nn.Sequential:
+    """Ck of the encoder, (B, in, H, W) -> (B, out, H/2, W/2).
+
+    The activation of a layer stands in front of the next one's convolution, so that the skips
+    carry the plain values and each side applies its own: leaky here, ReLU in the decoder.
+    """
+    layers = [nn.LeakyReLU(0.2)] if activated else []
+    layers.append(nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False))
+    if normed:
+        layers.append(batch_norm(out_channels))
+    return nn.Sequential(*layers)
+
+
+def up(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Ck of the decoder, (B, in, H, W) -> (B, out, 2H, 2W)."""
+    return nn.Sequential(
+        nn.ReLU(),
+        nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
+        batch_norm(out_channels),
+    )
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """BatchNorm by the statistics of the current batch, at test time as well (appendix 6.1).
+
+    It keeps no running averages, so `.eval()` changes nothing; at batch 1 it is instance norm.
+    """
+    return nn.BatchNorm2d(channels, track_running_stats=False)
+
+
+def initialize(module: nn.Module) -> None:
+    """Weights N(0, 0.02), norm scales N(1, 0.02), biases 0 (appendix 6.2 and the Lua code)."""
+    if isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+    elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    if getattr(module, "bias", None) is not None:
+        nn.init.zeros_(module.bias)

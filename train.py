@@ -1,0 +1,279 @@
+"""Train Pix2Pix.
+
+python train.py                                    the demo: makes its own data, laptop CPU
+python train.py facades                            an experiment of the paper
+python train.py facades --epochs 10 --output runs/mine
+python train.py --resume runs/mine                 goes on where it stopped
+"""
+
+from config import one_line_errors, parse_train_arguments
+
+if __name__ == "__main__":  # before the slow imports, so that --help and mistakes answer at once
+    with one_line_errors():
+        ARGUMENTS = parse_train_arguments(__doc__)
+
+import json
+import signal
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import Adam
+from tqdm import tqdm
+
+from config import Config, UserError, config_from_dict, continued
+from data.make_demo import DEMO_ROOT, make_demo
+from dataset import PairedDataset, TrainingOrder, load_batches
+from discriminator import PatchDiscriminator
+from evaluate import mean_scores, translations
+from generator import UNetGenerator
+from utils import (
+    Log,
+    build_generator,
+    checkpoint_path,
+    choose_device,
+    load_checkpoint,
+    replacing,
+    rng_state,
+    sample_grid,
+    save_checkpoint,
+    save_image,
+    set_rng_state,
+)
+
+
+class Model(NamedTuple):
+    """What training changes."""
+
+    generator: UNetGenerator
+    discriminator: PatchDiscriminator
+    optimizer_g: Adam
+    optimizer_d: Adam
+
+
+def build_model(config: Config, device: torch.device) -> Model:
+    """Both networks and their optimisers, from the seed of the configuration."""
+    torch.manual_seed(config.seed)
+    generator = build_generator(config).to(device)
+    discriminator = PatchDiscriminator(
+        config.in_channels + config.out_channels,
+        config.discriminator_channels,
+        config.receptive_field,
+    ).to(device)
+    optimizer_g, optimizer_d = (
+        Adam(network.parameters(), config.learning_rate, betas=(config.beta1, config.beta2))
+        for network in (generator, discriminator)
+    )
+    return Model(generator, discriminator, optimizer_g, optimizer_d)
+
+
+def train_step(model: Model, x: Tensor, y: Tensor, lambda_l1: float) -> Tensor:
+    """One step of the discriminator, then one of the generator (Section 3.1 and 3.4).
+
+    x: (B, C, H, W) input, y: (B, C', H, W) target, both in [-1, 1].
+    Returns (3,): the losses of the discriminator, of the generator's GAN term and of its L1 term.
+    """
+    generator, discriminator, optimizer_g, optimizer_d = model
+    fake = generator(x)  # (B, C', H, W)
+
+    # ---- D: maximise log D(x, y) + log(1 - D(x, G(x, z))), halved to slow it down beside G
+    discriminator.requires_grad_(True)
+    real_logits = discriminator(x, y)  # (B, 1, h, w)
+    fake_logits = discriminator(x, fake.detach())  # (B, 1, h, w)
+    loss_d = (bce(real_logits, 1.0) + bce(fake_logits, 0.0)) / 2
+    optimizer_d.zero_grad()
+    loss_d.backward()
+    optimizer_d.step()
+
+    # ---- G: maximise log D(x, G(x, z)), judged by the D just updated, and minimise λ·|y - G(x, z)|
+    discriminator.requires_grad_(False)
+    loss_gan = bce(discriminator(x, fake), 1.0)
+    loss_l1 = F.l1_loss(fake, y)
+    optimizer_g.zero_grad()
+    (loss_gan + lambda_l1 * loss_l1).backward()
+    optimizer_g.step()
+
+    return torch.stack([loss_d, loss_gan, loss_l1]).detach()
+
+
+def bce(logits: Tensor, label: float) -> Tensor:
+    """Binary cross-entropy against all real (1) or all generated (0), the sigmoid included."""
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
+
+
+def learning_rate(config: Config, epoch: int) -> float:
+    """That of an epoch, counted from 0. Constant, as in the paper, unless `decay_epochs` is set:
+    then it falls linearly over the last of them, as in the PyTorch port."""
+    return config.learning_rate * min(1.0, (config.epochs - epoch) / (config.decay_epochs + 1))
+
+
+class StopRequest:
+    """Notes Ctrl-C and SIGTERM instead of stopping at once; a second one does stop at once."""
+
+    def __init__(self):
+        self.signal = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.note)
+
+    def note(self, number: int, frame) -> None:
+        self.signal = number
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        tqdm.write(f"{signal.Signals(number).name}: saving after this step")
+
+
+def validate(model: Model, dataset: PairedDataset, folder: Path, epoch: int, log: Log, step: int):
+    """Mean scores over the validation pairs, and a grid of the first of them as a picture.
+
+    Draws noise of its own, so it leaves no trace in the training.
+    """
+    scores, grid = [], []
+    results = translations(model.generator, dataset)
+    for _, x, output, y, picture_scores in tqdm(results, "validating", len(dataset), leave=False):
+        scores.append(picture_scores)
+        if len(grid) < dataset.config.sample_images:
+            grid.append((x, output, y))
+    means = mean_scores(scores)
+    path = folder / "samples" / f"epoch_{epoch:04d}.png"
+    picture = sample_grid(grid)
+    save_image(picture, path)
+    log.picture("samples", picture, step)
+    tqdm.write(
+        f"epoch {epoch:4d}  step {step:7d}  val L1 {means['l1']:.4f}  PSNR {means['psnr']:.2f}  "
+        f"SSIM {means['ssim']:.4f}  {path}"
+    )
+    return {f"val_{name}": value for name, value in means.items()}
+
+
+def train(config: Config, checkpoint: dict | None = None) -> int:
+    """Trains from the start, or on from a checkpoint, to the end of `config.epochs`.
+
+    Returns 0, or after a stop by a signal what a shell expects then, 128 + its number.
+    """
+    folder = Path(config.output)
+    latest = folder / "checkpoints" / "latest.pt"
+    device = choose_device(config.device)
+    data = PairedDataset(config, "train")
+    validation = PairedDataset(config, "val")
+    start = checkpoint["step"] if checkpoint else 0
+    order = TrainingOrder(len(data), config, start)
+    if checkpoint and checkpoint["steps_per_epoch"] != order.steps_per_epoch:
+        raise UserError(
+            f"{config.data_root} gives {order.steps_per_epoch} steps an epoch, but gave "
+            f"{checkpoint['steps_per_epoch']} when this run began; put its training pairs back"
+        )
+    if start >= order.total_steps:
+        print(f"{folder} is trained for all of its {config.epochs} epochs; --epochs N for more")
+        return 0
+
+    with replacing(folder / "config.json") as temporary:
+        temporary.write_text(json.dumps(asdict(config), indent=2) + "\n")
+    log = Log(folder, start)
+    model = build_model(config, device)
+    losses, losses_steps = torch.zeros(3, device=device), 0  # summed since the log's last row
+    if checkpoint:
+        for name, part in model._asdict().items():
+            part.load_state_dict(checkpoint[name])
+        losses, losses_steps = checkpoint["losses"].to(device), checkpoint["losses_steps"]
+        set_rng_state(checkpoint["rng"], device)
+    else:
+        log.write(0, epoch=0, **validate(model, validation, folder, 0, log, 0))
+
+    def save(path: Path) -> None:
+        save_checkpoint(
+            path,
+            config,
+            step=step,
+            steps_per_epoch=order.steps_per_epoch,
+            losses=losses,
+            losses_steps=losses_steps,
+            rng=rng_state(device),
+            **{name: part.state_dict() for name, part in model._asdict().items()},
+        )
+
+    stop = StopRequest()
+    saved_at = time.monotonic()
+    timed_at, timed_images = saved_at, 0  # since the log's last row, of this process
+    total = order.total_steps * config.batch_size
+    with tqdm(total=total, initial=start * config.batch_size, unit="image") as bar:
+        for step, batch in enumerate(load_batches(data, order), start + 1):
+            rate = learning_rate(config, (step - 1) // order.steps_per_epoch)
+            for optimizer in (model.optimizer_g, model.optimizer_d):
+                optimizer.param_groups[0]["lr"] = rate
+            x = batch["input"].to(device, non_blocking=True)
+            y = batch["target"].to(device, non_blocking=True)
+            losses += train_step(model, x, y, config.lambda_l1)
+            losses_steps += 1
+            timed_images += len(x)
+            bar.update(len(x))
+
+            epoch, step_of_epoch = divmod(step, order.steps_per_epoch)
+            last = step == order.total_steps
+            row = {}
+            if step % config.log_steps == 0 or last:
+                loss_d, loss_gan, loss_l1 = (losses / losses_steps).tolist()
+                row = {"loss_d": loss_d, "loss_g_gan": loss_gan, "loss_g_l1": loss_l1}
+                row["learning_rate"] = rate
+                row["images_per_second"] = timed_images / (time.monotonic() - timed_at)
+                bar.set_postfix_str(f"D {loss_d:.3f}  G {loss_gan:.3f}  L1 {loss_l1:.3f}")
+                losses, losses_steps = torch.zeros(3, device=device), 0
+                timed_at, timed_images = time.monotonic(), 0
+            if last or (step_of_epoch == 0 and epoch % config.validate_epochs == 0):
+                paused_at = time.monotonic()
+                row |= validate(model, validation, folder, epoch, log, step)
+                timed_at += time.monotonic() - paused_at
+            if row:
+                log.write(step, epoch=step / order.steps_per_epoch, **row)
+
+            if step_of_epoch == 0 and config.keep_epochs and epoch % config.keep_epochs == 0:
+                save(latest.with_name(f"epoch_{epoch:04d}.pt"))
+            overdue = time.monotonic() - saved_at > config.save_minutes * 60
+            due = step_of_epoch == 0 and epoch % config.save_epochs == 0
+            if due or overdue or last or stop.signal:
+                save(latest)
+                saved_at = time.monotonic()
+            if stop.signal and not last:
+                break
+    log.close()
+
+    if step < order.total_steps:
+        print(f"stopped after step {step} of {order.total_steps}; to go on:")
+        print(f"  python train.py --resume {folder}")
+        return 128 + stop.signal
+    print(f"trained {config.epochs} epochs")
+    print(
+        f"  samples     {folder / 'samples' / f'epoch_{epoch:04d}.png'}  (input | output | target)"
+    )
+    print(f"  checkpoint  {latest}")
+    print(f"  log         {log.path}   (curves: tensorboard --logdir {folder})")
+    print(f"next: python evaluate.py {folder}")
+    return 0
+
+
+def main(config: Config | None, changes: dict, resume: str) -> int:
+    checkpoint = None
+    if resume:
+        checkpoint = load_checkpoint(resume)
+        config = continued(config_from_dict(checkpoint["config"]), changes)
+        config = replace(config, output=str(checkpoint_path(resume).parent.parent))
+    elif (Path(config.output) / "checkpoints" / "latest.pt").exists():
+        raise UserError(
+            f"{config.output} already holds a run; go on with it by "
+            f"`python train.py --resume {config.output}`, or give another --output"
+        )
+    print(f"device {choose_device(config.device)}, torch {torch.__version__}, configuration:")
+    for name, value in asdict(config).items():
+        print(f"  {name:24} {value}")
+    if Path(config.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
+        make_demo(DEMO_ROOT)
+    return train(config, checkpoint)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        sys.exit(main(*ARGUMENTS))

@@ -1,0 +1,290 @@
+"""Pictures and tensors, trained generators, checkpoints, sample grids, logs.
+
+from utils import load_generator, translate
+
+generator = load_generator("runs/facades")                  # the file says what it holds
+translate(generator, Image.open("labels.png")).save("photo.png")
+"""
+
+import contextlib
+import csv
+import dataclasses
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torchvision.utils import make_grid
+
+from config import Config, UserError, config_from_dict
+from generator import EncoderDecoderGenerator, UNetGenerator
+
+CHECKPOINT_FORMAT = 1
+
+
+# ---- Pictures and tensors ---------------------------------------------------------------------
+
+
+def normalise_mode(image: Image.Image, channels: int) -> Image.Image:
+    """The picture as a viewer shows it, upright, in mode L (1 channel) or RGB (3).
+
+    Takes every mode that Pillow opens: 16 bits are scaled to 8, transparency is laid on white,
+    the orientation of EXIF is applied. Raises UserError on 32-bit values, whose range is unknown.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # Pillow's own conversion of 16 bits would clip or truncate
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise UserError(
+            f"a picture of 32-bit values (mode {image.mode}) has no known range; save it with 8 "
+            "or 16 bits"
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """uint8 pixels (H, W, C) or (H, W) -> float (C, H, W) in [-1, 1]."""
+    pixels = np.atleast_3d(pixels).transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(pixels)).float() / 127.5 - 1
+
+
+def to_image(tensor: Tensor) -> Image.Image:
+    """Float (C, H, W) in [-1, 1], C 1 or 3 -> a picture in mode L or RGB."""
+    pixels = ((tensor.float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy().squeeze(2 if len(pixels) == 1 else ()))
+
+
+def sample_grid(rows: list[tuple[Tensor, ...]]) -> Image.Image:
+    """Rows of pictures, such as input | output | target; each (C, H, W) in [-1, 1], C 1 or 3."""
+    pictures = [picture.cpu().float().expand(3, -1, -1) for row in rows for picture in row]
+    return to_image(make_grid(pictures, nrow=len(rows[0]), padding=4, pad_value=1.0))
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Writes a PNG whole or not at all, and makes its folder."""
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+# ---- Randomness and devices -------------------------------------------------------------------
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `config.device`; auto is CUDA, else MPS, else the CPU. Raises UserError."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = "cuda"
+        else:
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device is {name!r}; this machine has {torch.cuda.device_count()} of cuda")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device is 'mps'; this machine has none")
+    return device
+
+
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of the random numbers that training draws: of the CPU and of `device`."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Puts a state of `rng_state` back; what belongs to another kind of device is left out."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
+
+
+@contextlib.contextmanager
+def own_randomness(seed: int, device: torch.device):
+    """Random numbers from `seed` inside, and outside as if nothing had been drawn."""
+    state = rng_state(device)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        set_rng_state(state, device)
+
+
+# ---- Generators -------------------------------------------------------------------------------
+
+
+def build_generator(config: Config) -> UNetGenerator:
+    """The untrained generator of a configuration."""
+    kind = {"unet": UNetGenerator, "encoder_decoder": EncoderDecoderGenerator}[config.generator]
+    return kind(
+        config.in_channels, config.out_channels, config.base_channels, config.depth, config.dropout
+    )
+
+
+@torch.inference_mode()
+def generate(generator: nn.Module, x: Tensor, seed: int = 0, noise: bool = True) -> Tensor:
+    """G(x, z) with z drawn from `seed`, leaving all other random numbers alone.
+
+    x: (B, C, H, W) in [-1, 1], H and W multiples of 2**depth. Give one picture at a time, as the
+    paper does: the norms use the statistics of the batch, so pictures in it change each other.
+    """
+    with own_randomness(seed, x.device):
+        return generator(x, noise=noise)
+
+
+def translate(
+    generator: nn.Module, image: Image.Image, seed: int = 0, noise: bool = True
+) -> Image.Image:
+    """Translates one picture of any size and mode into one of the same size.
+
+    What the network needs beyond the picture's size is filled with its mirror image and cut off
+    again. The dropout noise is part of the method and on, whatever `.eval()` was called: another
+    `seed` gives another draw, `noise=False` none.
+    """
+    pixels = np.atleast_3d(np.asarray(normalise_mode(image, generator.in_channels)))
+    height, width = pixels.shape[:2]
+    bottom, right = (-side % 2**generator.depth for side in (height, width))
+    pixels = np.pad(pixels, ((0, bottom), (0, right), (0, 0)), mode="symmetric")
+    x = to_tensor(pixels)[None].to(next(generator.parameters()).device)
+    return to_image(generate(generator, x, seed, noise)[0, :, :height, :width])
+
+
+def load_generator(path: str | Path, device: str = "cpu") -> UNetGenerator:
+    """The trained generator of a run folder or a checkpoint file, ready for `translate`.
+
+    The file describes itself: nothing of the training has to be repeated. `device` as in
+    config.py. Its `.config` is the configuration it was trained with. Raises UserError.
+    """
+    checkpoint = load_checkpoint(path)
+    config = config_from_dict(checkpoint["config"])
+    generator = build_generator(config)
+    generator.load_state_dict(checkpoint["generator"])
+    generator.config = config
+    return generator.to(choose_device(device)).eval().requires_grad_(False)
+
+
+# ---- Checkpoints ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path):
+    """A temporary name to write to; it becomes `path` once all of it is on the disk."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(path: Path, config: Config, **state) -> None:
+    """Writes a checkpoint whole or not at all.
+
+    `state` is what has to go on: the networks and optimisers as state dicts, the step, the random
+    numbers. Tensors, numbers, strings and containers of them only, so that it loads without
+    running code.
+    """
+    checkpoint = {
+        "format": CHECKPOINT_FORMAT,
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        "config": dataclasses.asdict(config),
+        **state,
+    }
+    with replacing(path) as temporary:
+        torch.save(checkpoint, temporary)
+
+
+def checkpoint_path(path: str | Path) -> Path:
+    """The checkpoint that a run folder or a file name stands for. Raises UserError."""
+    path = Path(path)
+    if path.is_dir():
+        latest = path / "checkpoints" / "latest.pt"
+        if not latest.exists():
+            raise UserError(f"{path} holds no checkpoint: there is no {latest}")
+        return latest
+    if not path.exists():
+        raise UserError(f"there is no run folder or checkpoint {path}")
+    return path
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """What `save_checkpoint` wrote, on the CPU. Takes a run folder or a file. Raises UserError."""
+    path = checkpoint_path(path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises nearly anything on a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} can't be read as a checkpoint: {reason}") from error
+    if not isinstance(checkpoint, dict) or "format" not in checkpoint:
+        raise UserError(f"{path} is no checkpoint of this project")
+    if checkpoint["format"] > CHECKPOINT_FORMAT:
+        raise UserError(
+            f"{path} has checkpoint format {checkpoint['format']}, this version reads up to "
+            f"{CHECKPOINT_FORMAT}; update the code"
+        )
+    return checkpoint
+
+
+# ---- Logs -------------------------------------------------------------------------------------
+
+
+class Log:
+    """log.csv and TensorBoard events of a run.
+
+    A row holds what was measured at its step, and is empty where nothing was. A run that goes on
+    from `step` forgets the rows after it, which it is about to write again.
+    """
+
+    COLUMNS = (
+        "step",
+        "epoch",
+        "loss_d",
+        "loss_g_gan",
+        "loss_g_l1",
+        "val_l1",
+        "val_psnr",
+        "val_ssim",
+        "learning_rate",
+        "images_per_second",
+    )
+
+    def __init__(self, folder: Path, step: int):
+        from torch.utils.tensorboard import SummaryWriter  # half a second of imports
+
+        self.path = folder / "log.csv"
+        rows = []
+        if step > 0 and self.path.exists():
+            with open(self.path, newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        with replacing(self.path) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, self.COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        self.events = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
+
+    def write(self, step: int, **values: float) -> None:
+        row = {"step": step, **{name: f"{value:.6g}" for name, value in values.items()}}
+        with open(self.path, "a", newline="") as file:
+            csv.DictWriter(file, self.COLUMNS).writerow(row)
+        for name, value in values.items():
+            self.events.add_scalar(name.replace("_", "/", 1), value, step)
+
+    def picture(self, name: str, image: Image.Image, step: int) -> None:
+        self.events.add_image(name, np.asarray(image), step, dataformats="HWC")
+
+    def close(self) -> None:
+        self.events.close()
