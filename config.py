@@ -48,7 +48,7 @@ class Config:
     beta1: float = 0.5  # Adam's momentum (paper: 0.5)
     beta2: float = 0.999  # Adam's second-moment decay (paper: 0.999)
     batch_size: int = 1  # pairs a step (paper: 1 to 10, by experiment)
-    epochs: int = 30  # passes over the training pairs (paper: 200 for facades)
+    epochs: int = 25  # passes over the training pairs (paper: 200 for facades)
     decay_epochs: int = 0  # last epochs, over which the learning rate falls to 0 (paper: none)
     seed: int = 0  # of the weights, the order, the crops and the noise
 

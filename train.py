@@ -200,7 +200,10 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
     saved_at = time.monotonic()
     timed_at, timed_images = saved_at, 0  # since the log's last row, of this process
     total = order.total_steps * config.batch_size
-    with tqdm(total=total, initial=start * config.batch_size, unit="image") as bar:
+    # A terminal shows a moving bar, a log file a line now and then.
+    pace = 0.2 if sys.stderr.isatty() else 30
+    done = start * config.batch_size
+    with tqdm(total=total, initial=done, unit="image", mininterval=pace) as bar:
         for step, batch in enumerate(load_batches(data, order), start + 1):
             rate = learning_rate(config, (step - 1) // order.steps_per_epoch)
             for optimizer in (model.optimizer_g, model.optimizer_d):
