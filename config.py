@@ -92,11 +92,11 @@ class Config:
 
         multiple = 2**self.depth
         if self.crop_size < 1 or self.crop_size % multiple:
-            below = max(1, self.crop_size // multiple) * multiple
+            near = max(1, round(self.crop_size / multiple)) * multiple
             self.refuse(
                 "crop_size",
-                f"has to be a multiple of 2**depth = {multiple}, such as {below} or "
-                f"{below + multiple}; or choose another depth",
+                f"has to be a multiple of 2**depth = {multiple}, such as {near}; or choose "
+                "another depth",
             )
         # 16: SSIM's window is 11 px. The other: the discriminator has to have an output.
         least = max(16, -(-(self.receptive_field + 2) // 3))

@@ -16,6 +16,7 @@ import os
 import random
 import re
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -258,10 +259,22 @@ class TrainingOrder(Sampler):
             yield [(epoch, int(index)) for index in order[batch * size : (batch + 1) * size]]
 
 
-def ignore_signals(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach every process of a job; what to do about them is the trainer's."""
+def heed_only_the_parent(worker: int) -> None:
+    """Keeps a loading process at work when a stop is asked of the whole job.
+
+    Ctrl-C and a scheduler's SIGTERM reach every process, but only the trainer knows what to do:
+    it still has a step to end and a checkpoint to write. Its own SIGTERM ends this process.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Linux; elsewhere no scheduler sends one
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=exit_at_parents_sigterm, daemon=True).start()
+
+
+def exit_at_parents_sigterm() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def load_batches(dataset: PairedDataset, order: TrainingOrder | None = None) -> DataLoader:
@@ -275,6 +288,6 @@ def load_batches(dataset: PairedDataset, order: TrainingOrder | None = None) -> 
         batch_sampler=order,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=ignore_signals,
+        worker_init_fn=heed_only_the_parent,
         generator=torch.Generator(),  # its own, or each loader would draw from the training's
     )

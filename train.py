@@ -112,6 +112,37 @@ def learning_rate(config: Config, epoch: int) -> float:
     return config.learning_rate * min(1.0, (config.epochs - epoch) / (config.decay_epochs + 1))
 
 
+class Meter:
+    """The mean losses and the speed since the log's last row."""
+
+    def __init__(self, losses: Tensor, steps: int):
+        self.losses = losses  # (3,) sums, kept on the device so that no step waits for them
+        self.steps = steps
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """After work that is no training, which must not count as slow steps."""
+        self.since, self.images = time.monotonic(), 0
+
+    def add(self, losses: Tensor, images: int) -> None:
+        self.losses = self.losses + losses
+        self.steps += 1
+        self.images += images
+
+    def read(self) -> dict[str, float]:
+        """A row for the log; begins anew."""
+        loss_d, loss_g_gan, loss_g_l1 = (self.losses / self.steps).tolist()
+        speed = self.images / (time.monotonic() - self.since)
+        self.losses, self.steps = torch.zeros_like(self.losses), 0
+        self.restart_clock()
+        return {
+            "loss_d": loss_d,
+            "loss_g_gan": loss_g_gan,
+            "loss_g_l1": loss_g_l1,
+            "images_per_second": speed,
+        }
+
+
 class StopRequest:
     """Notes Ctrl-C and SIGTERM instead of stopping at once; a second one does stop at once."""
 
@@ -134,7 +165,9 @@ def validate(model: Model, dataset: PairedDataset, folder: Path, epoch: int, log
     """
     scores, grid = [], []
     results = translations(model.generator, dataset)
-    for _, x, output, y, picture_scores in tqdm(results, "validating", len(dataset), leave=False):
+    # disable=None: a bar within the bar only where there is a terminal to draw it on.
+    results = tqdm(results, "validating", len(dataset), leave=False, disable=None)
+    for _, x, output, y, picture_scores in results:
         scores.append(picture_scores)
         if len(grid) < dataset.config.sample_images:
             grid.append((x, output, y))
@@ -157,7 +190,9 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
     """
     folder = Path(config.output)
     latest = folder / "checkpoints" / "latest.pt"
-    device = choose_device(config.device)
+    with replacing(folder / "config.json") as temporary:
+        temporary.write_text(json.dumps(asdict(config), indent=2) + "\n")
+
     data = PairedDataset(config, "train")
     validation = PairedDataset(config, "val")
     start = checkpoint["step"] if checkpoint else 0
@@ -171,17 +206,16 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
         print(f"{folder} is trained for all of its {config.epochs} epochs; --epochs N for more")
         return 0
 
-    with replacing(folder / "config.json") as temporary:
-        temporary.write_text(json.dumps(asdict(config), indent=2) + "\n")
-    log = Log(folder, start)
+    device = choose_device(config.device)
     model = build_model(config, device)
-    losses, losses_steps = torch.zeros(3, device=device), 0  # summed since the log's last row
+    log = Log(folder, start)
     if checkpoint:
         for name, part in model._asdict().items():
             part.load_state_dict(checkpoint[name])
-        losses, losses_steps = checkpoint["losses"].to(device), checkpoint["losses_steps"]
+        meter = Meter(checkpoint["losses"].to(device), checkpoint["losses_steps"])
         set_rng_state(checkpoint["rng"], device)
     else:
+        meter = Meter(torch.zeros(3, device=device), 0)
         log.write(0, epoch=0, **validate(model, validation, folder, 0, log, 0))
 
     def save(path: Path) -> None:
@@ -190,46 +224,43 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
             config,
             step=step,
             steps_per_epoch=order.steps_per_epoch,
-            losses=losses,
-            losses_steps=losses_steps,
+            losses=meter.losses,
+            losses_steps=meter.steps,
             rng=rng_state(device),
             **{name: part.state_dict() for name, part in model._asdict().items()},
         )
 
     stop = StopRequest()
     saved_at = time.monotonic()
-    timed_at, timed_images = saved_at, 0  # since the log's last row, of this process
-    total = order.total_steps * config.batch_size
-    # A terminal shows a moving bar, a log file a line now and then.
-    pace = 0.2 if sys.stderr.isatty() else 30
-    done = start * config.batch_size
-    with tqdm(total=total, initial=done, unit="image", mininterval=pace) as bar:
+    meter.restart_clock()
+    with tqdm(
+        total=order.total_steps * config.batch_size,
+        initial=start * config.batch_size,
+        unit="image",
+        # A terminal shows a moving bar, a log file a line now and then.
+        mininterval=0.2 if sys.stderr.isatty() else 30,
+    ) as bar:
         for step, batch in enumerate(load_batches(data, order), start + 1):
             rate = learning_rate(config, (step - 1) // order.steps_per_epoch)
             for optimizer in (model.optimizer_g, model.optimizer_d):
                 optimizer.param_groups[0]["lr"] = rate
             x = batch["input"].to(device, non_blocking=True)
             y = batch["target"].to(device, non_blocking=True)
-            losses += train_step(model, x, y, config.lambda_l1)
-            losses_steps += 1
-            timed_images += len(x)
+            meter.add(train_step(model, x, y, config.lambda_l1), len(x))
             bar.update(len(x))
 
+            # ---- What is due after this step: a row of the log, a validation, a checkpoint
             epoch, step_of_epoch = divmod(step, order.steps_per_epoch)
             last = step == order.total_steps
             row = {}
             if step % config.log_steps == 0 or last:
-                loss_d, loss_gan, loss_l1 = (losses / losses_steps).tolist()
-                row = {"loss_d": loss_d, "loss_g_gan": loss_gan, "loss_g_l1": loss_l1}
-                row["learning_rate"] = rate
-                row["images_per_second"] = timed_images / (time.monotonic() - timed_at)
-                bar.set_postfix_str(f"D {loss_d:.3f}  G {loss_gan:.3f}  L1 {loss_l1:.3f}")
-                losses, losses_steps = torch.zeros(3, device=device), 0
-                timed_at, timed_images = time.monotonic(), 0
+                row = {"learning_rate": rate, **meter.read()}
+                bar.set_postfix_str(
+                    "D {loss_d:.3f}  G {loss_g_gan:.3f}  L1 {loss_g_l1:.3f}".format(**row)
+                )
             if last or (step_of_epoch == 0 and epoch % config.validate_epochs == 0):
-                paused_at = time.monotonic()
                 row |= validate(model, validation, folder, epoch, log, step)
-                timed_at += time.monotonic() - paused_at
+                meter.restart_clock()
             if row:
                 log.write(step, epoch=step / order.steps_per_epoch, **row)
 
@@ -240,7 +271,8 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
             if due or overdue or last or stop.signal:
                 save(latest)
                 saved_at = time.monotonic()
-            if stop.signal and not last:
+                meter.restart_clock()
+            if stop.signal:
                 break
     log.close()
 
@@ -249,9 +281,8 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
         print(f"  python train.py --resume {folder}")
         return 128 + stop.signal
     print(f"trained {config.epochs} epochs")
-    print(
-        f"  samples     {folder / 'samples' / f'epoch_{epoch:04d}.png'}  (input | output | target)"
-    )
+    newest = folder / "samples" / f"epoch_{epoch:04d}.png"
+    print(f"  samples     {newest}  (input | output | target)")
     print(f"  checkpoint  {latest}")
     print(f"  log         {log.path}   (curves: tensorboard --logdir {folder})")
     print(f"next: python evaluate.py {folder}")

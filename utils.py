@@ -50,14 +50,14 @@ def normalise_mode(image: Image.Image, channels: int) -> Image.Image:
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """uint8 pixels (H, W, C) or (H, W) -> float (C, H, W) in [-1, 1]."""
-    pixels = np.atleast_3d(pixels).transpose(2, 0, 1)
-    return torch.from_numpy(np.ascontiguousarray(pixels)).float() / 127.5 - 1
+    pixels = np.array(np.atleast_3d(pixels).transpose(2, 0, 1), order="C")
+    return torch.from_numpy(pixels).float() / 127.5 - 1
 
 
 def to_image(tensor: Tensor) -> Image.Image:
     """Float (C, H, W) in [-1, 1], C 1 or 3 -> a picture in mode L or RGB."""
     pixels = ((tensor.float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy().squeeze(2 if len(pixels) == 1 else ()))
+    return Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())
 
 
 def sample_grid(rows: list[tuple[Tensor, ...]]) -> Image.Image:
@@ -82,7 +82,10 @@ def choose_device(name: str) -> torch.device:
             name = "cuda"
         else:
             name = "mps" if torch.backends.mps.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device is {name!r}; it can be auto, cpu, cuda, cuda:N or mps") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device is {name!r}; this machine has {torch.cuda.device_count()} of cuda")
     if device.type == "mps" and not torch.backends.mps.is_available():
@@ -274,7 +277,7 @@ class Log:
             writer = csv.DictWriter(file, self.COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        self.events = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
+        self.events = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else 0)
 
     def write(self, step: int, **values: float) -> None:
         row = {"step": step, **{name: f"{value:.6g}" for name, value in values.items()}}

@@ -1,0 +1,56 @@
+"""Tiny configurations, tiny pairs, and the scripts as real processes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# A network that trains a step in milliseconds.
+TINY = {
+    "load_size": 36,
+    "crop_size": 32,
+    "depth": 4,
+    "base_channels": 4,
+    "discriminator_channels": 4,
+    "log_steps": 1,
+    "validate_epochs": 2,
+    "sample_images": 2,
+    "device": "cpu",
+}
+
+
+def arguments(**fields) -> list[str]:
+    """Fields of Config as they are given on the command line."""
+    return [word for name, value in fields.items() for word in (f"--{name}", str(value))]
+
+
+def run_script(name: str, *words, cwd: Path, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(REPOSITORY / name), *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, **options)
+
+
+def save_pair(path: Path, a: np.ndarray, b: np.ndarray) -> None:
+    """A side-by-side file of two uint8 halves."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate([a, b], axis=1)).save(path)
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory) -> Path:
+    """A side-by-side dataset of 6 train, 2 val and 3 test pairs, 48x48 each half.
+
+    B is the negative of A, so there is something to learn and something to get wrong.
+    """
+    root = tmp_path_factory.mktemp("pairs")
+    random = np.random.default_rng(0)
+    for split, count in {"train": 6, "val": 2, "test": 3}.items():
+        for number in range(1, count + 1):
+            blocks = random.integers(0, 256, (6, 6, 3), np.uint8)
+            a = blocks.repeat(8, axis=0).repeat(8, axis=1)
+            save_pair(root / split / f"{number}.png", a, 255 - a)
+    return root
