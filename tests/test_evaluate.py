@@ -139,9 +139,8 @@ def test_the_test_split_is_translated_and_scored(run, generator, pairs):
     assert str(folder / "grid.png") in result.stdout
 
     dataset = PairedDataset(generator.config, "test")
-    expected = {name: (output, scores) for name, _, output, _, scores in translations(
-        generator, dataset
-    )}  # fmt: skip
+    results = translations(generator, dataset)
+    expected = {name: (output, scores) for name, _, output, _, scores in results}
     assert sorted(path.name for path in (folder / "images").iterdir()) == [
         "1.png",
         "2.png",
