@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
+import math
 import re
 import sys
 from dataclasses import dataclass, replace
@@ -35,12 +36,12 @@ class Config:
     num_workers: int = -1  # processes that load data; -1: none if cached, else up to 8
 
     # Networks
-    generator: str = "unet"  # unet, or encoder_decoder: the same without skips (Section 4.2)
+    generator: str = "unet"  # unet, or encoder_decoder: the same without skips (Section 4.3)
     base_channels: int = 32  # filters of the generator's first layer (paper: 64)
     depth: int = 7  # halvings down to the bottleneck: 7 for 128, 8 for 256 (paper), 10 for 1024
-    dropout: float = 0.5  # share dropped after the first three decoder layers: the noise z (0.5)
+    dropout: float = 0.5  # noise z: share dropped after the decoder's first 3 layers (paper: 0.5)
     discriminator_channels: int = 32  # filters of the discriminator's first layer (paper: 64)
-    receptive_field: int = 70  # side of the discriminator's patch: 1, 16, 34, 70, 142, 286 (70)
+    receptive_field: int = 70  # the discriminator's patch: 1, 16, 34, 70, 142, 286 (paper: 70)
 
     # Optimisation
     lambda_l1: float = 100.0  # weight of L1 beside the adversarial loss (paper: 100)
@@ -66,72 +67,67 @@ class Config:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             fits = isinstance(value, (int, float) if field.type is float else field.type)
-            if not fits or (isinstance(value, bool) and field.type is not bool):
-                self.refuse(field.name, f"has to be of type {field.type.__name__}")
+            if isinstance(value, bool):
+                fits = field.type is bool
+            self.check(field.name, fits, f"has to be of type {field.type.__name__}")
 
-        self.require_choice("direction", ("AtoB", "BtoA"))
-        self.require_choice("in_channels", (1, 3))
-        self.require_choice("out_channels", (1, 3))
-        self.require_choice("generator", ("unet", "encoder_decoder"))
-        self.require_choice("receptive_field", (1, 16, 34, 70, 142, 286))
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", self.device):
-            self.refuse("device", "can be auto, cpu, cuda, cuda:N or mps")
+        for name in ("data_root", "output"):
+            self.check(name, getattr(self, name) != "", "has to name a folder")
+        self.check("direction", self.direction in ("AtoB", "BtoA"), "can be AtoB or BtoA")
+        for name in ("in_channels", "out_channels"):
+            self.check(name, getattr(self, name) in (1, 3), "can be 1 or 3")
+        generators = ("unet", "encoder_decoder")
+        self.check("generator", self.generator in generators, f"can be {' or '.join(generators)}")
+        fields = (1, 16, 34, 70, 142, 286)
+        self.check("receptive_field", self.receptive_field in fields, f"can be one of {fields}")
+        device = re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", self.device)
+        self.check("device", device is not None, "can be auto, cpu, cuda, cuda:N or mps")
 
-        self.require_range("depth", 2, 12)
-        for name in ("base_channels", "discriminator_channels", "batch_size", "epochs"):
-            self.require_range(name, 1)
-        for name in ("log_steps", "validate_epochs", "save_epochs", "sample_images"):
-            self.require_range(name, 1)
+        at_least_one = ("base_channels", "discriminator_channels", "batch_size", "epochs")
+        intervals = ("log_steps", "validate_epochs", "sample_images", "save_epochs")
+        for name in at_least_one + intervals:
+            self.check(name, getattr(self, name) >= 1, "has to be 1 or more")
         for name in ("cache_gb", "lambda_l1", "decay_epochs", "keep_epochs", "seed"):
-            self.require_range(name, 0)
-        self.require_range("num_workers", -1)
+            self.check(name, getattr(self, name) >= 0, "can't be negative")
         for name in ("dropout", "beta1", "beta2"):
-            self.require_range(name, 0, below=1)
+            self.check(name, 0 <= getattr(self, name) < 1, "has to be from 0 to below 1")
         for name in ("learning_rate", "save_minutes"):
-            self.require_range(name, above=0)
+            self.check(name, getattr(self, name) > 0, "has to be more than 0")
+        self.check("num_workers", self.num_workers >= -1, "can't be less than -1")
+        self.check("depth", 2 <= self.depth <= 12, "has to be from 2 to 12")
 
         multiple = 2**self.depth
-        if self.crop_size < 1 or self.crop_size % multiple:
-            near = max(1, round(self.crop_size / multiple)) * multiple
-            self.refuse(
-                "crop_size",
-                f"has to be a multiple of 2**depth = {multiple}, such as {near}; or choose "
-                "another depth",
-            )
-        # 16: SSIM's window is 11 px. The other: the discriminator has to have an output.
-        least = max(16, -(-(self.receptive_field + 2) // 3))
-        if self.crop_size < least:
-            self.refuse("crop_size", f"has to be {least} or more at this receptive_field")
-        if self.load_size < self.crop_size:
-            self.refuse("load_size", f"can't be less than crop_size, {self.crop_size}")
-        if self.decay_epochs > self.epochs:
-            self.refuse("decay_epochs", f"can't be more than epochs, {self.epochs}")
-        for name in ("data_root", "output"):
-            if not getattr(self, name):
-                self.refuse(name, "has to name a folder")
+        near = max(1, round(self.crop_size / multiple)) * multiple
+        self.check(
+            "crop_size",
+            self.crop_size > 0 and self.crop_size % multiple == 0,
+            f"has to be a multiple of 2**depth = {multiple}, such as {near}; or choose another "
+            "depth",
+        )
+        # 16: the window of SSIM is 11 px. The other: the discriminator has to have an output.
+        least = max(16, math.ceil((self.receptive_field + 2) / 3))
+        self.check(
+            "crop_size",
+            self.crop_size >= least,
+            f"has to be {least} or more with a receptive_field of {self.receptive_field}",
+        )
+        self.check(
+            "load_size",
+            self.load_size >= self.crop_size,
+            f"can't be less than crop_size, {self.crop_size}",
+        )
+        self.check(
+            "decay_epochs",
+            self.decay_epochs <= self.epochs,
+            f"can't be more than epochs, {self.epochs}",
+        )
 
-    def refuse(self, name: str, reason: str):
-        raise UserError(f"{name} is {getattr(self, name)!r}; it {reason}")
-
-    def require_choice(self, name: str, choices: tuple):
-        if getattr(self, name) not in choices:
-            self.refuse(name, f"can be {' or '.join(map(str, choices))}")
-
-    def require_range(self, name: str, least=None, most=None, above=None, below=None):
-        value = getattr(self, name)
-        bounds = [
-            (least, lambda: value >= least, "at least"),
-            (most, lambda: value <= most, "at most"),
-            (above, lambda: value > above, "more than"),
-            (below, lambda: value < below, "less than"),
-        ]
-        bounds = [bound for bound in bounds if bound[0] is not None]
-        if not all(holds() for _, holds, _ in bounds):
-            wanted = " and ".join(f"{word} {limit}" for limit, _, word in bounds)
-            self.refuse(name, f"has to be {wanted}")
+    def check(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise UserError(f"{name} is {getattr(self, name)!r}; it {rule}")
 
 
-# Section 3.3 and appendix 6.2: what all of the paper's experiments share.
+# Sections 3.3 and 6.2: what all of the paper's experiments share.
 PAPER = Config(
     load_size=286,
     crop_size=256,
@@ -143,36 +139,27 @@ PAPER = Config(
     save_epochs=50,
 )
 
-# Appendix 6.2, an experiment each. The direction is that of the files as the authors released
-# them: `BtoA` where the photo is in the left half.
+PAPER_EDGES = replace(
+    PAPER,
+    direction="AtoB",
+    load_size=256,  # no jitter
+    mirror=False,
+    batch_size=4,
+    epochs=15,
+    validate_epochs=1,
+    save_epochs=1,
+)
+
+# Section 6.2, an experiment each. The direction is that of the files as the authors released
+# them: BtoA where what is to be made, the photo, is in the left half.
 PRESETS: dict[str, Config] = {
     "demo": Config(),
     "facades": replace(PAPER, data_root="data/facades", output="runs/facades"),
     "maps": replace(PAPER, data_root="data/maps", direction="AtoB", output="runs/maps"),
     "cityscapes": replace(PAPER, data_root="data/cityscapes", output="runs/cityscapes"),
-    "edges2shoes": replace(
-        PAPER,
-        data_root="data/edges2shoes",
-        direction="AtoB",
-        load_size=256,
-        mirror=False,
-        batch_size=4,
-        epochs=15,
-        validate_epochs=1,
-        save_epochs=1,
-        output="runs/edges2shoes",
-    ),
+    "edges2shoes": replace(PAPER_EDGES, data_root="data/edges2shoes", output="runs/edges2shoes"),
     "edges2handbags": replace(
-        PAPER,
-        data_root="data/edges2handbags",
-        direction="AtoB",
-        load_size=256,
-        mirror=False,
-        batch_size=4,
-        epochs=15,
-        validate_epochs=1,
-        save_epochs=1,
-        output="runs/edges2handbags",
+        PAPER_EDGES, data_root="data/edges2handbags", output="runs/edges2handbags"
     ),
     "day2night": replace(
         PAPER,
@@ -268,8 +255,7 @@ def boolean(text: str) -> bool:
 
 def field_comments() -> dict[str, str]:
     """The comment behind each field of Config, by field name."""
-    lines = re.findall(r"^    (\w+): \w+ = .*?  # (.*)$", inspect.getsource(Config), re.MULTILINE)
-    return dict(lines)
+    return dict(re.findall(r"^ +(\w+): \w+ = .*?# *(.*)$", inspect.getsource(Config), re.MULTILINE))
 
 
 def parse_train_arguments(description: str, argv=None) -> tuple[Config | None, dict, str]:
@@ -293,7 +279,7 @@ def parse_train_arguments(description: str, argv=None) -> tuple[Config | None, d
             type=boolean if field.type is bool else field.type,
             default=argparse.SUPPRESS,
             metavar=field.type.__name__.upper(),
-            help=f"{comments[field.name]} (default: {field.default})".replace("%", "%%"),
+            help=f"{comments.get(field.name, '')} (default: {field.default})".replace("%", "%%"),
         )
     given = vars(parser.parse_args(argv))
     preset, resume = given.pop("preset"), given.pop("resume")

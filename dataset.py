@@ -154,7 +154,7 @@ class PairedDataset(Dataset):
     """The pairs of one split as tensors.
 
     Training pairs are resized to `load_size`; crop and mirror come anew every epoch and are the
-    same for x and y (appendix 6.2). Validation and test pairs are resized to `crop_size`, and
+    same for x and y (Section 6.2). Validation and test pairs are resized to `crop_size`, and
     nothing about them is random.
 
     `dataset[index]`, or `dataset[epoch, index]` for the crop and mirror of that epoch, is

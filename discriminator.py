@@ -1,4 +1,4 @@
-"""The discriminator: D(x, y), real or generated, judged patch by patch (Section 3.3).
+"""The discriminator: D(x, y), real or generated, judged patch by patch (Section 3.2.2).
 
     from discriminator import PatchDiscriminator
 
@@ -64,7 +64,7 @@ class PatchDiscriminator(nn.Module):
         self.apply(initialize)
 
     def forward(self, *images: Tensor) -> Tensor:
-        """Logits of D(x, y), or of D(y) for the unconditional GAN of Section 4.1."""
+        """Logits of D(x, y), or of D(y) for the unconditional GAN of Section 4.2."""
         return self.layers(torch.cat(images, dim=1))
 
 

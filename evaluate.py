@@ -48,7 +48,7 @@ from utils import (
     translate,
 )
 
-GRID_PICTURES = 16
+GRID_PICTURES = 12
 
 
 def score(output: Tensor, target: Tensor) -> dict[str, float]:
@@ -92,7 +92,7 @@ def evaluate_split(generator: nn.Module, split: str, folder: Path, seed: int, no
         rows.append({"name": name, **scores})
         if len(grid) < GRID_PICTURES:
             grid.append((x, output, y))
-    save_image(sample_grid(grid), folder / "grid.png")
+    save_image(sample_grid(grid, across=3), folder / "grid.png")
 
     with replacing(folder / "scores.csv") as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])

@@ -1,4 +1,4 @@
-"""The generator: G(x, z), a picture in and a picture out (Section 3.2 and appendix 6.1).
+"""The generator: G(x, z), a picture in and a picture out (Sections 3.2.1 and 6.1.1).
 
     from generator import UNetGenerator
 
@@ -55,7 +55,7 @@ class UNetGenerator(nn.Module):
 
         self.encoder = nn.ModuleList()
         for i, width in enumerate(widths):
-            # The first layer has no norm, by the paper; nor has the last, by its erratum: at batch
+            # The first layer has no norm, by the paper; nor has the last, by its erratum (Section 6.3): at batch
             # 1 the norm of the one pixel of the bottleneck would be zero whatever the input.
             normed = 0 < i < depth - 1
             channels = widths[i - 1] if i > 0 else in_channels
@@ -74,7 +74,7 @@ class UNetGenerator(nn.Module):
     def forward(self, x: Tensor, noise: bool = True) -> Tensor:
         """Translate x; two calls differ, because z is drawn anew.
 
-        The noise stays on in `.eval()` too, as the method wants it (Section 2.1). With
+        The noise stays on in `.eval()` too, as the method wants it (Section 3.1). With
         `noise=False` nothing is dropped, and the same x always gives the same output.
         """
         height, width = x.shape[-2:]
@@ -99,7 +99,7 @@ class UNetGenerator(nn.Module):
 
 
 class EncoderDecoderGenerator(UNetGenerator):
-    """The paper's ablation (Section 4.2): the same layers without the skip connections."""
+    """The paper's ablation (Section 4.3): the same layers without the skip connections."""
 
     joins_skips = False
 
@@ -127,7 +127,7 @@ def up(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """BatchNorm by the statistics of the current batch, at test time as well (appendix 6.1).
+    """BatchNorm by the statistics of the current batch, at test time as well (Section 3.3).
 
     It keeps no running averages, so `.eval()` changes nothing; at batch 1 it is instance norm.
     """
@@ -135,7 +135,7 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 def initialize(module: nn.Module) -> None:
-    """Weights N(0, 0.02), norm scales N(1, 0.02), biases 0 (appendix 6.2 and the Lua code)."""
+    """Weights N(0, 0.02), norm scales N(1, 0.02), biases 0 (Section 6.2 and the Lua code)."""
     if isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
     elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):

@@ -73,7 +73,7 @@ def build_model(config: Config, device: torch.device) -> Model:
 
 
 def train_step(model: Model, x: Tensor, y: Tensor, lambda_l1: float) -> Tensor:
-    """One step of the discriminator, then one of the generator (Section 3.1 and 3.4).
+    """One step of the discriminator, then one of the generator (Sections 3.1 and 3.3).
 
     x: (B, C, H, W) input, y: (B, C', H, W) target, both in [-1, 1].
     Returns (3,): the losses of the discriminator, of the generator's GAN term and of its L1 term.

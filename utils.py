@@ -60,10 +60,13 @@ def to_image(tensor: Tensor) -> Image.Image:
     return Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())
 
 
-def sample_grid(rows: list[tuple[Tensor, ...]]) -> Image.Image:
-    """Rows of pictures, such as input | output | target; each (C, H, W) in [-1, 1], C 1 or 3."""
-    pictures = [picture.cpu().float().expand(3, -1, -1) for row in rows for picture in row]
-    return to_image(make_grid(pictures, nrow=len(rows[0]), padding=4, pad_value=1.0))
+def sample_grid(groups: list[tuple[Tensor, ...]], across: int = 1) -> Image.Image:
+    """Groups of pictures, such as input | output | target, `across` of them in a row.
+
+    Each picture is (C, H, W) in [-1, 1], C 1 or 3; all of one size.
+    """
+    pictures = [picture.cpu().float().expand(3, -1, -1) for group in groups for picture in group]
+    return to_image(make_grid(pictures, nrow=across * len(groups[0]), padding=4, pad_value=1.0))
 
 
 def save_image(image: Image.Image, path: Path) -> None:
@@ -86,10 +89,10 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"device is {name!r}; it can be auto, cpu, cuda, cuda:N or mps") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device is {name!r}; this machine has {torch.cuda.device_count()} of cuda")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device is 'mps'; this machine has none")
+    no_cuda = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    no_mps = device.type == "mps" and not torch.backends.mps.is_available()
+    if no_cuda or no_mps:
+        raise UserError(f"device is {name!r}; torch finds none on this machine")
     return device
 
 

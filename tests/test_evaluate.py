@@ -157,7 +157,7 @@ def test_the_test_split_is_translated_and_scored(run, generator, pairs):
     for name in ("l1", "psnr", "ssim"):
         assert means[name] == pytest.approx(np.mean([float(row[name]) for row in rows]))
     assert f"PSNR {means['psnr']:.2f} dB" in result.stdout
-    assert Image.open(folder / "grid.png").size == (3 * 36 + 4, 3 * 36 + 4)
+    assert Image.open(folder / "grid.png").size == (9 * 36 + 4, 36 + 4)
 
 
 def test_one_picture_without_a_target(run, generator, tmp_path):
