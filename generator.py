@@ -55,8 +55,8 @@ class UNetGenerator(nn.Module):
 
         self.encoder = nn.ModuleList()
         for i, width in enumerate(widths):
-            # The first layer has no norm, by the paper; nor has the last, by its erratum (Section 6.3): at batch
-            # 1 the norm of the one pixel of the bottleneck would be zero whatever the input.
+            # The first layer has no norm (Section 6.1.1); nor has the last (erratum, 6.3): at
+            # batch 1 the norm of the bottleneck's one pixel would be zero whatever the input.
             normed = 0 < i < depth - 1
             channels = widths[i - 1] if i > 0 else in_channels
             self.encoder.append(down(channels, width, activated=i > 0, normed=normed))
