@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
         ARGUMENTS = parse_train_arguments(__doc__)
 
 import json
+import os
 import signal
 import sys
 import time
@@ -144,18 +145,26 @@ class Meter:
 
 
 class StopRequest:
-    """Notes Ctrl-C and SIGTERM instead of stopping at once; a second one does stop at once."""
+    """Notes Ctrl-C and SIGTERM, so that the loop can stop after a step; a second one stops at once.
 
-    def __init__(self):
+    `signal` is the number of the one that came, or 0.
+    """
+
+    def __enter__(self):
         self.signal = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.note)
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self.handlers = {number: signal.signal(number, self.note) for number in numbers}
+        return self
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
 
     def note(self, number: int, frame) -> None:
         self.signal = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        tqdm.write(f"{signal.Signals(number).name}: saving after this step")
+        self.__exit__()
+        # print() could meet itself here, when the signal came in the middle of another print.
+        os.write(2, b"\nstopping: saving a checkpoint after this step\n")
 
 
 def validate(model: Model, dataset: PairedDataset, folder: Path, epoch: int, log: Log, step: int):
@@ -211,7 +220,7 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
     log = Log(folder, start)
     if checkpoint:
         for name, part in model._asdict().items():
-            part.load_state_dict(checkpoint[name])
+            part.load_state_dict(checkpoint.pop(name))  # frees it: it is as large as the model
         meter = Meter(checkpoint["losses"].to(device), checkpoint["losses_steps"])
         set_rng_state(checkpoint["rng"], device)
     else:
@@ -230,16 +239,16 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
             **{name: part.state_dict() for name, part in model._asdict().items()},
         )
 
-    stop = StopRequest()
     saved_at = time.monotonic()
     meter.restart_clock()
-    with tqdm(
+    bar = tqdm(
         total=order.total_steps * config.batch_size,
         initial=start * config.batch_size,
         unit="image",
         # A terminal shows a moving bar, a log file a line now and then.
         mininterval=0.2 if sys.stderr.isatty() else 30,
-    ) as bar:
+    )
+    with bar, StopRequest() as stop:
         for step, batch in enumerate(load_batches(data, order), start + 1):
             rate = learning_rate(config, (step - 1) // order.steps_per_epoch)
             for optimizer in (model.optimizer_g, model.optimizer_d):
