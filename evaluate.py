@@ -84,7 +84,9 @@ def mean_scores(scores: list[dict[str, float]]) -> dict[str, float]:
 
 def evaluate_split(generator: nn.Module, split: str, folder: Path, seed: int, noise: bool) -> None:
     """Writes images/, grid.png, scores.csv and scores.json of a split into `folder`."""
-    dataset = PairedDataset(generator.config, split)
+    # No jitter and no mirror, should it be the training split that is asked for.
+    size = generator.config.crop_size
+    dataset = PairedDataset(replace(generator.config, load_size=size, mirror=False), split)
     rows, grid = [], []
     results = translations(generator, dataset, seed, noise)
     for name, x, output, y, scores in tqdm(results, "translating", len(dataset), unit="image"):

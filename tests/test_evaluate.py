@@ -14,7 +14,7 @@ from PIL import Image
 import train
 from config import Config, UserError
 from dataset import PairedDataset, read_image
-from evaluate import plan_outputs, score, translations
+from evaluate import evaluate_split, plan_outputs, score, translations
 from utils import generate, load_checkpoint, load_generator, to_image, to_tensor, translate
 
 
@@ -158,6 +158,14 @@ def test_the_test_split_is_translated_and_scored(run, generator, pairs):
         assert means[name] == pytest.approx(np.mean([float(row[name]) for row in rows]))
     assert f"PSNR {means['psnr']:.2f} dB" in result.stdout
     assert Image.open(folder / "grid.png").size == (9 * 36 + 4, 36 + 4)
+
+
+def test_the_training_split_is_seen_whole(generator, pairs, tmp_path):
+    evaluate_split(generator, "train", tmp_path, seed=0, noise=True)
+    for number in range(1, 7):
+        pair = Image.open(pairs / "train" / f"{number}.png").crop((0, 0, 48, 48))
+        whole = pair.resize((32, 32), Image.Resampling.BICUBIC)
+        assert read_image(tmp_path / "images" / f"{number}.png") == translate(generator, whole)
 
 
 def test_one_picture_without_a_target(run, generator, tmp_path):
