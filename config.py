@@ -87,12 +87,16 @@ class Config:
         intervals = ("log_steps", "validate_epochs", "sample_images", "save_epochs")
         for name in at_least_one + intervals:
             self.check(name, getattr(self, name) >= 1, "has to be 1 or more")
-        for name in ("cache_gb", "lambda_l1", "decay_epochs", "keep_epochs", "seed"):
+        for name in ("cache_gb", "decay_epochs", "keep_epochs"):
             self.check(name, getattr(self, name) >= 0, "can't be negative")
+        self.check("seed", 0 <= self.seed < 2**63, "has to be from 0 to below 2**63")
+        finite = math.isfinite(self.lambda_l1) and self.lambda_l1 >= 0
+        self.check("lambda_l1", finite, "can't be negative or infinite")
         for name in ("dropout", "beta1", "beta2"):
             self.check(name, 0 <= getattr(self, name) < 1, "has to be from 0 to below 1")
-        for name in ("learning_rate", "save_minutes"):
-            self.check(name, getattr(self, name) > 0, "has to be more than 0")
+        finite = math.isfinite(self.learning_rate) and self.learning_rate > 0
+        self.check("learning_rate", finite, "has to be more than 0 and finite")
+        self.check("save_minutes", self.save_minutes > 0, "has to be more than 0")
         self.check("num_workers", self.num_workers >= -1, "can't be less than -1")
         self.check("depth", 2 <= self.depth <= 12, "has to be from 2 to 12")
 
@@ -173,7 +177,8 @@ PRESETS: dict[str, Config] = {
 }
 
 # What may differ between a run and its continuation. All else decides what the run would have
-# become, so changing it half way would leave a result that no configuration describes.
+# become, so changing it half way would leave a result that no configuration describes. (So do
+# epochs with a decay, for they move it; but then the user asked for it.)
 CHANGEABLE = {
     "data_root",
     "cache_gb",
@@ -194,16 +199,18 @@ class UserError(ValueError):
     """A mistake that the user can mend: what is wrong, where, and what to do, in one line."""
 
     def __init__(self, message: str):
-        # A DataLoader's process hands on its traceback as the message; the last line is ours.
-        super().__init__(message.strip().splitlines()[-1].removeprefix("config.UserError: "))
+        if message.startswith("Caught "):  # a DataLoader's process has put its traceback before it
+            message = message.rpartition("config.UserError: ")[2]
+        super().__init__(" ".join(message.splitlines()))
 
 
 @contextlib.contextmanager
 def one_line_errors():
-    """Ends the script with a UserError's line on stderr and exit code 2, without a traceback."""
+    """Ends the script with the line of a UserError, or of a file that can't be read or written,
+    on stderr and exit code 2, without a traceback."""
     try:
         yield
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -258,19 +265,17 @@ def field_comments() -> dict[str, str]:
     return dict(re.findall(r"^ +(\w+): \w+ = .*?# *(.*)$", inspect.getsource(Config), re.MULTILINE))
 
 
-def parse_train_arguments(description: str, argv=None) -> tuple[Config | None, dict, str]:
+def parse_train_arguments(description: str, argv=None) -> tuple[Config | None, dict, str | None]:
     """Reads train.py's command line.
 
-    Returns the configuration of a new run (None with --resume), the fields given by name, and the
-    folder to resume ("" for a new run). Raises UserError.
+    Returns the configuration of a new run or None, the fields given by name, and the run to resume
+    or None. Raises UserError.
     """
     parser = Parser(description, usage="python train.py [PRESET] [--field value ...]")
     parser.add_argument(
         "preset", nargs="?", help=f"one of {', '.join(PRESETS)} (default: demo)", metavar="PRESET"
     )
-    parser.add_argument(
-        "--resume", default="", metavar="RUN", help="go on with the run in this folder"
-    )
+    parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     fields = parser.add_argument_group("fields of config.py, with the demo's values as defaults")
     comments = field_comments()
     for field in dataclasses.fields(Config):
@@ -283,16 +288,18 @@ def parse_train_arguments(description: str, argv=None) -> tuple[Config | None, d
         )
     given = vars(parser.parse_args(argv))
     preset, resume = given.pop("preset"), given.pop("resume")
-    if preset and resume:
+    if resume == "":
+        raise UserError("--resume is empty; it has to name a run folder")
+    if resume is not None and preset:
         raise UserError(f"--resume {resume} brings its own configuration; leave out {preset!r}")
-    if resume:
+    if resume is not None:
         return None, given, resume
     if preset and preset not in PRESETS:
         raise UserError(
             f"there is no preset {preset!r}{nearest(preset, PRESETS)} "
             f"(there are {', '.join(PRESETS)})"
         )
-    return replace(PRESETS[preset or "demo"], **given), given, ""
+    return replace(PRESETS[preset or "demo"], **given), given, None
 
 
 def config_from_dict(values: dict) -> Config:

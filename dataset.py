@@ -57,18 +57,19 @@ def natural_order(path: Path) -> list:
     return [int(part) if part.isdecimal() else part for part in parts]
 
 
+def is_image(path: Path) -> bool:
+    """Whether the name is that of a picture; hidden files such as macOS's ._1.jpg are none."""
+    return path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+
+
 def find_images(folder: Path) -> list[Path]:
     """The pictures directly in a folder, in natural order. Raises UserError if there are none."""
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
-    files = [
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in ENDINGS and not file.name.startswith(".")
-    ]
+    files = sorted(filter(is_image, folder.iterdir()), key=natural_order)
     if not files:
         raise UserError(f"{folder} holds no pictures ({', '.join(ENDINGS)})")
-    return sorted(files, key=natural_order)
+    return files
 
 
 def by_stem(files: list[Path]) -> dict[str, Path]:
@@ -84,11 +85,11 @@ def by_stem(files: list[Path]) -> dict[str, Path]:
     return found
 
 
-def find_pairs(root: Path, split: str) -> list[Pair]:
-    """The pairs of one split, in natural order of their names, without opening them.
+def find_pairs(root: Path, split: str) -> tuple[str, list[Pair]]:
+    """The split that is used for the one asked for, and its pairs in natural order, not opened.
 
-    Prints what is used where the split is missing. Raises UserError if nothing can be, if a
-    folder is empty, or if a file in A or B has no partner.
+    Prints what stands in where the split is missing. Raises UserError if nothing does, if a folder
+    is empty, or if a file in A or B has no partner.
     """
     if not root.is_dir():
         raise UserError(f"there is no folder {root}; data_root has to name the dataset's folder")
@@ -106,7 +107,8 @@ def find_pairs(root: Path, split: str) -> list[Pair]:
         print(f"{base} has no {split!r} pictures; using {name!r} for it")
 
     if not two_folders:
-        return [Pair(stem, file, None) for stem, file in by_stem(find_images(base / name)).items()]
+        files = by_stem(find_images(base / name))
+        return name, [Pair(stem, file, None) for stem, file in files.items()]
 
     a, b = (by_stem(find_images(root / side / name)) for side in "AB")
     alone = [file for stem, file in a.items() if stem not in b]
@@ -115,7 +117,7 @@ def find_pairs(root: Path, split: str) -> list[Pair]:
         side = "B" if alone[0].is_relative_to(root / "A") else "A"
         more = f" ({len(alone)} files lack theirs)" if len(alone) > 1 else ""
         raise UserError(f"{alone[0]} has no partner of that name in {root / side / name}{more}")
-    return [Pair(stem, file, b[stem]) for stem, file in a.items()]
+    return name, [Pair(stem, file, b[stem]) for stem, file in a.items()]
 
 
 # ---- Reading them -----------------------------------------------------------------------------
@@ -124,7 +126,8 @@ def find_pairs(root: Path, split: str) -> list[Pair]:
 def read_image(path: Path) -> Image.Image:
     """A picture file as upright RGB, whatever its mode. Raises UserError that names the file."""
     try:
-        with Image.open(path) as image:
+        # Opened here: given a name, Pillow maps a TIFF into memory and mixes up its EXIF rotation.
+        with open(path, "rb") as file, Image.open(file) as image:
             return normalise_mode(image, channels=3)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -155,7 +158,8 @@ class PairedDataset(Dataset):
 
     Training pairs are resized to `load_size`; crop and mirror come anew every epoch and are the
     same for x and y (Section 6.2). Validation and test pairs are resized to `crop_size`, and
-    nothing about them is random.
+    nothing about them is random. `split` is the one that was found, should the one asked for be
+    missing.
 
     `dataset[index]`, or `dataset[epoch, index]` for the crop and mirror of that epoch, is
     {"input": (C, H, W), "target": (C, H, W), "name": str}, floats in [-1, 1]. Raises UserError on
@@ -166,7 +170,7 @@ class PairedDataset(Dataset):
         if split not in STAND_INS:
             raise UserError(f"split is {split!r}; it can be {', '.join(STAND_INS)}")
         self.config = config
-        self.pairs = find_pairs(Path(config.data_root), split)
+        self.split, self.pairs = find_pairs(Path(config.data_root), split)
         self.augmented = split == "train"
         self.size = config.load_size if self.augmented else config.crop_size
         self.augment = albumentations.Compose(

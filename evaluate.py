@@ -22,10 +22,11 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     with one_line_errors():
         ARGUMENTS = parser.parse_args()
+        if not 0 <= ARGUMENTS.seed < 2**63:
+            raise UserError(f"--seed is {ARGUMENTS.seed}; it has to be from 0 to below 2**63")
 
 import csv
 import json
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,12 +37,12 @@ from torchmetrics.functional.image import (
 )
 from tqdm import tqdm
 
-from dataset import ENDINGS, PairedDataset, load_batches, natural_order, read_image
+from dataset import ENDINGS, PairedDataset, is_image, load_batches, natural_order, read_image
 from utils import (
-    checkpoint_path,
     generate,
     load_generator,
     replacing,
+    run_folder,
     sample_grid,
     save_image,
     to_image,
@@ -54,12 +55,15 @@ GRID_PICTURES = 12
 def score(output: Tensor, target: Tensor) -> dict[str, float]:
     """L1, PSNR in dB and SSIM of one translation, (1, C, H, W) in [-1, 1].
 
-    L1 is the mean absolute difference in that range, as in the training loss: 2 is the worst.
+    L1 is the mean absolute difference in that range, as in the training loss: 2 is the worst. The
+    other two are taken in [0, 1]: SSIM compares brightness, which is not negative.
     """
+    l1 = (output - target).abs().mean()
+    output, target = (output + 1) / 2, (target + 1) / 2
     return {
-        "l1": (output - target).abs().mean().item(),
-        "psnr": peak_signal_noise_ratio(output, target, data_range=2.0).item(),
-        "ssim": structural_similarity_index_measure(output, target, data_range=2.0).item(),
+        "l1": l1.item(),
+        "psnr": peak_signal_noise_ratio(output, target, data_range=1.0).item(),
+        "ssim": structural_similarity_index_measure(output, target, data_range=1.0).item(),
     }
 
 
@@ -78,8 +82,7 @@ def translations(generator: nn.Module, dataset: PairedDataset, seed: int = 0, no
 
 def mean_scores(scores: list[dict[str, float]]) -> dict[str, float]:
     """The mean over pictures of each score."""
-    totals = sum(map(Counter, scores), Counter())
-    return {name: totals[name] / len(scores) for name in scores[0]}
+    return {name: sum(picture[name] for picture in scores) / len(scores) for name in scores[0]}
 
 
 def evaluate_split(generator: nn.Module, split: str, folder: Path, seed: int, noise: bool) -> None:
@@ -87,25 +90,31 @@ def evaluate_split(generator: nn.Module, split: str, folder: Path, seed: int, no
     # No jitter and no mirror, should it be the training split that is asked for.
     size = generator.config.crop_size
     dataset = PairedDataset(replace(generator.config, load_size=size, mirror=False), split)
-    rows, grid = [], []
+    names, all_scores, grid = [], [], []
     results = translations(generator, dataset, seed, noise)
     for name, x, output, y, scores in tqdm(results, "translating", len(dataset), unit="image"):
         save_image(to_image(output), folder / "images" / f"{name}.png")
-        rows.append({"name": name, **scores})
+        names.append(name)
+        all_scores.append(scores)
         if len(grid) < GRID_PICTURES:
             grid.append((x, output, y))
     save_image(sample_grid(grid, across=3), folder / "grid.png")
 
-    with replacing(folder / "scores.csv") as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    means = mean_scores([{name: row[name] for name in ("l1", "psnr", "ssim")} for row in rows])
-    summary = {"split": split, "images": len(rows), "seed": seed, "dropout": noise, **means}
+    with (
+        replacing(folder / "scores.csv") as temporary,
+        # A file name need not be text; its bytes go through as they are.
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["name", *all_scores[0]])
+        for name, scores in zip(names, all_scores, strict=True):
+            writer.writerow([name, *scores.values()])
+    means = mean_scores(all_scores)
+    summary = {"split": dataset.split, "images": len(names), "seed": seed, "dropout": noise}
     with replacing(folder / "scores.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        temporary.write_text(json.dumps({**summary, **means}, indent=2) + "\n")
 
-    print(f"{len(rows)} pictures of {dataset.config.data_root}, mean scores:")
+    print(f"{len(names)} {dataset.split} pictures of {dataset.config.data_root}, mean scores:")
     print("  L1 {l1:.4f}   PSNR {psnr:.2f} dB   SSIM {ssim:.4f}".format(**means))
     print(f"  pictures  {folder / 'images'}")
     print(f"  grid      {folder / 'grid.png'}  (input | output | target)")
@@ -118,19 +127,20 @@ def plan_outputs(source: Path, output: Path) -> dict[Path, Path]:
     Raises UserError where there is nothing to translate, or a source would be overwritten.
     """
     if source.is_dir():
-        files = [path for path in source.rglob("*") if path.suffix.lower() in ENDINGS]
-        files = sorted((file for file in files if not file.name.startswith(".")), key=natural_order)
+        files = sorted(filter(is_image, source.rglob("*")), key=natural_order)
         if not files:
             raise UserError(f"{source} holds no pictures ({', '.join(ENDINGS)})")
-        shared = Counter(file.with_suffix("") for file in files)
-        plan = {}
-        for file in files:
-            # 1.jpg and 1.png become 1.jpg.png and 1.png.png, so that both survive.
-            base = file if shared[file.with_suffix("")] > 1 else file.with_suffix("")
-            plan[file] = output / base.relative_to(source).with_name(base.name + ".png")
+        names = [file.relative_to(source).with_suffix("") for file in files]
+        if len(set(names)) < len(names):  # 1.jpg and 1.png: their whole names keep them apart
+            names = [file.relative_to(source) for file in files]
+        plan = {
+            file: output / name.with_name(name.name + ".png")
+            for file, name in zip(files, names, strict=True)
+        }
     elif source.is_file():
-        is_picture = output.suffix.lower() in ENDINGS
-        plan = {source: output if is_picture else output / f"{source.stem}.png"}
+        if output.suffix not in ("", ".png"):
+            raise UserError(f"--output {output} is neither a folder nor a .png")
+        plan = {source: output if output.suffix else output / f"{source.stem}.png"}
     else:
         raise UserError(f"there is no picture or folder {source}")
 
@@ -144,9 +154,9 @@ def plan_outputs(source: Path, output: Path) -> dict[Path, Path]:
 def main(arguments) -> None:
     generator = load_generator(arguments.run, arguments.device)
     noise = not arguments.no_dropout
-    folder = checkpoint_path(arguments.run).parent.parent
+    folder = run_folder(arguments.run)
 
-    if arguments.input:
+    if arguments.input is not None:
         output = Path(arguments.output) if arguments.output else folder / "translated"
         plan = plan_outputs(Path(arguments.input), output)
         for file, result in tqdm(plan.items(), "translating", unit="image"):

@@ -1,9 +1,11 @@
 """Train Pix2Pix.
 
-python train.py                                    the demo: makes its own data, laptop CPU
-python train.py facades                            an experiment of the paper
-python train.py facades --epochs 10 --output runs/mine
-python train.py --resume runs/mine                 goes on where it stopped
+    python train.py                                    the demo: makes its own data, laptop CPU
+    python train.py facades                            an experiment of the paper
+    python train.py facades --epochs 10 --output runs/mine
+    python train.py --resume runs/mine                 goes on where it stopped
+
+What is trained, and how, is in config.py.
 """
 
 from config import one_line_errors, parse_train_arguments
@@ -14,6 +16,7 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
 
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -36,11 +39,11 @@ from generator import UNetGenerator
 from utils import (
     Log,
     build_generator,
-    checkpoint_path,
     choose_device,
     load_checkpoint,
     replacing,
     rng_state,
+    run_folder,
     sample_grid,
     save_checkpoint,
     save_image,
@@ -123,24 +126,33 @@ class Meter:
 
     def restart_clock(self) -> None:
         """After work that is no training, which must not count as slow steps."""
-        self.since, self.images = time.monotonic(), 0
+        self.since, self.images = time.perf_counter(), 0
 
     def add(self, losses: Tensor, images: int) -> None:
         self.losses = self.losses + losses
         self.steps += 1
         self.images += images
 
-    def read(self) -> dict[str, float]:
-        """A row for the log; begins anew."""
-        loss_d, loss_g_gan, loss_g_l1 = (self.losses / self.steps).tolist()
-        speed = self.images / (time.monotonic() - self.since)
+    def reset(self) -> None:
         self.losses, self.steps = torch.zeros_like(self.losses), 0
         self.restart_clock()
+
+    def check_finite(self) -> None:
+        if not self.losses.isfinite().all():
+            raise UserError(
+                f"the losses became {self.losses.tolist()} (D, G, L1); the last checkpoint is from "
+                "before that; a lower learning_rate may help"
+            )
+
+    def row(self) -> dict[str, float]:
+        """For the log."""
+        self.check_finite()
+        loss_d, loss_g_gan, loss_g_l1 = (self.losses / self.steps).tolist()
         return {
             "loss_d": loss_d,
             "loss_g_gan": loss_g_gan,
             "loss_g_l1": loss_g_l1,
-            "images_per_second": speed,
+            "images_per_second": self.images / (time.perf_counter() - self.since),
         }
 
 
@@ -199,9 +211,6 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
     """
     folder = Path(config.output)
     latest = folder / "checkpoints" / "latest.pt"
-    with replacing(folder / "config.json") as temporary:
-        temporary.write_text(json.dumps(asdict(config), indent=2) + "\n")
-
     data = PairedDataset(config, "train")
     validation = PairedDataset(config, "val")
     start = checkpoint["step"] if checkpoint else 0
@@ -212,9 +221,12 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
             f"{checkpoint['steps_per_epoch']} when this run began; put its training pairs back"
         )
     if start >= order.total_steps:
-        print(f"{folder} is trained for all of its {config.epochs} epochs; --epochs N for more")
+        done = start // order.steps_per_epoch
+        print(f"{folder} has been trained for {done} epochs; --epochs N for more")
         return 0
 
+    with replacing(folder / "config.json") as temporary:
+        temporary.write_text(json.dumps(asdict(config), indent=2) + "\n")
     device = choose_device(config.device)
     model = build_model(config, device)
     log = Log(folder, start)
@@ -223,11 +235,12 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
             part.load_state_dict(checkpoint.pop(name))  # frees it: it is as large as the model
         meter = Meter(checkpoint["losses"].to(device), checkpoint["losses_steps"])
         set_rng_state(checkpoint["rng"], device)
+        print(f"going on after step {start} of {order.total_steps}")
     else:
         meter = Meter(torch.zeros(3, device=device), 0)
-        log.write(0, epoch=0, **validate(model, validation, folder, 0, log, 0))
 
-    def save(path: Path) -> None:
+    def save(path: Path, step: int) -> None:
+        meter.check_finite()
         save_checkpoint(
             path,
             config,
@@ -239,6 +252,9 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
             **{name: part.state_dict() for name, part in model._asdict().items()},
         )
 
+    if not checkpoint:
+        log.write(0, epoch=0, **validate(model, validation, folder, 0, log, 0))
+        save(latest, 0)
     saved_at = time.monotonic()
     meter.restart_clock()
     bar = tqdm(
@@ -261,12 +277,14 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
             # ---- What is due after this step: a row of the log, a validation, a checkpoint
             epoch, step_of_epoch = divmod(step, order.steps_per_epoch)
             last = step == order.total_steps
+            stopping = stop.signal
             row = {}
             if step % config.log_steps == 0 or last:
-                row = {"learning_rate": rate, **meter.read()}
-                bar.set_postfix_str(
-                    "D {loss_d:.3f}  G {loss_g_gan:.3f}  L1 {loss_g_l1:.3f}".format(**row)
-                )
+                row = {"learning_rate": rate, **meter.row()}
+                losses = "D {loss_d:.3f}  G {loss_g_gan:.3f}  L1 {loss_g_l1:.3f}".format(**row)
+                bar.set_postfix_str(losses, refresh=False)
+            if step % config.log_steps == 0:
+                meter.reset()
             if last or (step_of_epoch == 0 and epoch % config.validate_epochs == 0):
                 row |= validate(model, validation, folder, epoch, log, step)
                 meter.restart_clock()
@@ -274,40 +292,41 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
                 log.write(step, epoch=step / order.steps_per_epoch, **row)
 
             if step_of_epoch == 0 and config.keep_epochs and epoch % config.keep_epochs == 0:
-                save(latest.with_name(f"epoch_{epoch:04d}.pt"))
+                save(latest.with_name(f"epoch_{epoch:04d}.pt"), step)
             overdue = time.monotonic() - saved_at > config.save_minutes * 60
             due = step_of_epoch == 0 and epoch % config.save_epochs == 0
-            if due or overdue or last or stop.signal:
-                save(latest)
+            if due or overdue or last or stopping:
+                save(latest, step)
                 saved_at = time.monotonic()
                 meter.restart_clock()
-            if stop.signal:
+            if stopping:
                 break
     log.close()
 
     if step < order.total_steps:
         print(f"stopped after step {step} of {order.total_steps}; to go on:")
-        print(f"  python train.py --resume {folder}")
-        return 128 + stop.signal
+        print(f"  python train.py --resume {shlex.quote(str(folder))}")
+        return 128 + stopping
     print(f"trained {config.epochs} epochs")
     newest = folder / "samples" / f"epoch_{epoch:04d}.png"
     print(f"  samples     {newest}  (input | output | target)")
     print(f"  checkpoint  {latest}")
-    print(f"  log         {log.path}   (curves: tensorboard --logdir {folder})")
-    print(f"next: python evaluate.py {folder}")
+    print(f"  log         {log.path}   (curves: tensorboard --logdir {shlex.quote(str(folder))})")
+    print(f"next: python evaluate.py {shlex.quote(str(folder))}")
     return 0
 
 
-def main(config: Config | None, changes: dict, resume: str) -> int:
+def main(config: Config | None, changes: dict, resume: str | None) -> int:
+    """Starts or resumes a run, as `config.parse_train_arguments` read it. Returns an exit code."""
     checkpoint = None
     if resume:
         checkpoint = load_checkpoint(resume)
         config = continued(config_from_dict(checkpoint["config"]), changes)
-        config = replace(config, output=str(checkpoint_path(resume).parent.parent))
+        config = replace(config, output=str(run_folder(resume)))
     elif (Path(config.output) / "checkpoints" / "latest.pt").exists():
         raise UserError(
             f"{config.output} already holds a run; go on with it by "
-            f"`python train.py --resume {config.output}`, or give another --output"
+            f"`python train.py --resume {shlex.quote(config.output)}`, or give another --output"
         )
     print(f"device {choose_device(config.device)}, torch {torch.__version__}, configuration:")
     for name, value in asdict(config).items():

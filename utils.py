@@ -1,9 +1,12 @@
 """Pictures and tensors, trained generators, checkpoints, sample grids, logs.
 
-from utils import load_generator, translate
+    from PIL import Image
+    from utils import load_generator, translate
 
-generator = load_generator("runs/facades")                  # the file says what it holds
-translate(generator, Image.open("labels.png")).save("photo.png")
+    generator = load_generator("runs/facades")
+    translate(generator, Image.open("labels.png")).save("photo.png")
+
+A checkpoint describes itself, so nothing else is needed to use it.
 """
 
 import contextlib
@@ -31,8 +34,8 @@ CHECKPOINT_FORMAT = 1
 def normalise_mode(image: Image.Image, channels: int) -> Image.Image:
     """The picture as a viewer shows it, upright, in mode L (1 channel) or RGB (3).
 
-    Takes every mode that Pillow opens: 16 bits are scaled to 8, transparency is laid on white,
-    the orientation of EXIF is applied. Raises UserError on 32-bit values, whose range is unknown.
+    16 bits are scaled to 8, transparency is laid on white, the orientation of EXIF is applied.
+    Raises UserError on 32-bit values, whose range is unknown.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):  # Pillow's own conversion of 16 bits would clip or truncate
@@ -119,7 +122,13 @@ def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
 def own_randomness(seed: int, device: torch.device):
     """Random numbers from `seed` inside, and outside as if nothing had been drawn."""
     state = rng_state(device)
-    torch.manual_seed(seed)
+    # Not torch.manual_seed: it would seed every GPU, also those whose state is not put back.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
     try:
         yield
     finally:
@@ -214,6 +223,14 @@ def save_checkpoint(path: Path, config: Config, **state) -> None:
         torch.save(checkpoint, temporary)
 
 
+def run_folder(path: str | Path) -> Path:
+    """The run that a folder or a checkpoint file belongs to; a loose file, to where it lies."""
+    path = Path(path)
+    if path.is_dir():
+        return path
+    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
+
+
 def checkpoint_path(path: str | Path) -> Path:
     """The checkpoint that a run folder or a file name stands for. Raises UserError."""
     path = Path(path)
@@ -235,13 +252,14 @@ def load_checkpoint(path: str | Path) -> dict:
     except Exception as error:  # torch.load raises nearly anything on a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} can't be read as a checkpoint: {reason}") from error
-    if not isinstance(checkpoint, dict) or "format" not in checkpoint:
-        raise UserError(f"{path} is no checkpoint of this project")
-    if checkpoint["format"] > CHECKPOINT_FORMAT:
+    version = checkpoint.get("format") if isinstance(checkpoint, dict) else None
+    if isinstance(version, int) and version > CHECKPOINT_FORMAT:
         raise UserError(
-            f"{path} has checkpoint format {checkpoint['format']}, this version reads up to "
+            f"{path} has checkpoint format {version}, this version reads up to "
             f"{CHECKPOINT_FORMAT}; update the code"
         )
+    if not isinstance(version, int) or not {"config", "generator", "step"} <= checkpoint.keys():
+        raise UserError(f"{path} is no checkpoint of this project")
     return checkpoint
 
 
@@ -274,7 +292,7 @@ class Log:
         self.path = folder / "log.csv"
         rows = []
         if step > 0 and self.path.exists():
-            with open(self.path, newline="") as file:
+            with open(self.path, newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
         with replacing(self.path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, self.COLUMNS)

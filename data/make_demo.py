@@ -384,6 +384,10 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=20, help="pairs (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     arguments = parser.parse_args()
+    for name, least in {"train": 1, "val": 1, "test": 1, "seed": 0}.items():
+        value = getattr(arguments, name)
+        if value < least:
+            raise UserError(f"--{name} is {value}; it has to be {least} or more")
     make_demo(arguments.output, arguments.train, arguments.val, arguments.test, arguments.seed)
 
 

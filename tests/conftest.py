@@ -31,7 +31,7 @@ def arguments(**fields) -> list[str]:
 
 def run_script(name: str, *words, cwd: Path, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, str(REPOSITORY / name), *map(str, words)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **options)
 
 
 def save_pair(path: Path, a: np.ndarray, b: np.ndarray) -> None:

@@ -36,7 +36,7 @@ def test_presets_are_the_papers_recipes(name):
 def test_demo_is_the_default():
     config, given, resume = parse_train_arguments("", [])
     assert config == PRESETS["demo"] == Config()
-    assert (given, resume) == ({}, "")
+    assert (given, resume) == ({}, None)
 
 
 def test_any_field_can_be_given_by_name():
@@ -57,6 +57,7 @@ def test_any_field_can_be_given_by_name():
         (["--epochs", "many"], "--epochs"),
         (["--mirror", "maybe"], "neither true nor false"),
         (["facades", "--resume", "runs/x"], "leave out 'facades'"),
+        (["--resume", ""], "--resume is empty"),
     ],
 )
 def test_mistakes_on_the_command_line(words, hint):
@@ -89,6 +90,9 @@ def test_mistakes_on_the_command_line(words, hint):
         ("num_workers", -2),
         ("save_minutes", 0.0),
         ("seed", -1),
+        ("seed", 2**63),
+        ("lambda_l1", float("inf")),
+        ("learning_rate", float("inf")),
         ("output", ""),
         ("mirror", 1),
     ],

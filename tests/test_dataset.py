@@ -261,6 +261,22 @@ FORMATS = {
         {"quality": 100, "subsampling": 0, "exif": TURNED},
         BLOCKS,
     ),
+    "turned.tif": (rgb().transpose(Image.Transpose.ROTATE_90), {"exif": TURNED}, BLOCKS),
+    "turned_grey.tif": (
+        rgb("L").transpose(Image.Transpose.ROTATE_90),
+        {"exif": TURNED},
+        GREY_RGB,
+    ),
+    "turned_sixteen.tif": (
+        SIXTEEN.transpose(Image.Transpose.ROTATE_90),
+        {"exif": TURNED},
+        GREY_RGB,
+    ),
+    "turned_alpha.tif": (
+        with_alpha().transpose(Image.Transpose.ROTATE_90),
+        {"exif": TURNED},
+        ON_WHITE,
+    ),
     "turned.png": (rgb().transpose(Image.Transpose.ROTATE_90), {"exif": TURNED}, BLOCKS),
     "turned.webp": (
         rgb().transpose(Image.Transpose.ROTATE_90),

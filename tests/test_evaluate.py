@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 import train
 from config import Config, UserError
 from dataset import PairedDataset, read_image
-from evaluate import evaluate_split, plan_outputs, score, translations
+from evaluate import evaluate_split, mean_scores, plan_outputs, score, translations
 from utils import generate, load_checkpoint, load_generator, to_image, to_tensor, translate
 
 
@@ -115,6 +116,13 @@ def test_scores_against_their_definitions():
     assert scores["psnr"] == pytest.approx(psnr, rel=1e-4)
     assert score(one, one)["ssim"] == pytest.approx(1, abs=1e-5)
     assert scores["ssim"] < 0.1
+    # Of two flat pictures SSIM compares the brightness a and b alone, in [0, 1].
+    a, b = 0.2, 0.7
+    flat = score(torch.full((1, 3, 32, 32), 2 * a - 1), torch.full((1, 3, 32, 32), 2 * b - 1))
+    assert flat["ssim"] == pytest.approx((2 * a * b + 1e-4) / (a * a + b * b + 1e-4), abs=1e-4)
+    assert mean_scores([{"ssim": -0.5}, {"ssim": 0.5}, {"ssim": -0.3}])["ssim"] == pytest.approx(
+        -0.1
+    )
     assert score(torch.ones(1, 3, 32, 32), -torch.ones(1, 3, 32, 32))["l1"] == 2
 
 
@@ -181,13 +189,25 @@ def test_one_picture_without_a_target(run, generator, tmp_path):
     assert read_image(run / "translated" / "photo.png") == silent
 
 
-def test_a_folder_of_pictures_none_of_them_lost(tmp_path):
-    for name in ("a/1.jpg", "b/1.jpg", "b/1.png", "2.webp", ".hidden.png"):
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        (["a/1.jpg", "b/1.png", "2.webp", ".hidden.png"], {"2.png", "a/1.png", "b/1.png"}),
+        (["1.jpg", "1.png", "1.jpg.png"], {"1.jpg.png", "1.png.png", "1.jpg.png.png"}),
+    ],
+)
+def test_a_folder_of_pictures_none_of_them_lost(tmp_path, sources, expected):
+    for name in sources:
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         picture().save(tmp_path / "in" / name)
     plan = plan_outputs(tmp_path / "in", tmp_path / "out")
-    results = {str(result.relative_to(tmp_path / "out")) for result in plan.values()}
-    assert results == {"2.png", "a/1.png", "b/1.jpg.png", "b/1.png.png"}
+    assert {str(result.relative_to(tmp_path / "out")) for result in plan.values()} == expected
+
+
+def test_results_are_png(tmp_path):
+    picture().save(tmp_path / "1.png")
+    with pytest.raises(UserError, match=r"out\.jpg is neither a folder nor a \.png"):
+        plan_outputs(tmp_path / "1.png", tmp_path / "out.jpg")
 
 
 def test_nothing_to_translate_is_refused(tmp_path):
@@ -219,6 +239,26 @@ def test_mistakes_end_in_one_line_and_exit_code_2(run, tmp_path):
         last = result.stderr.splitlines()[-1]
         assert last.startswith("error: ") and line in last
         assert "Traceback" not in result.stderr
+
+
+def test_names_that_are_no_text(run, pairs, tmp_path):
+    name = b"\xff%s {}\xe6.png".decode(errors="surrogateescape")
+    shutil.copytree(pairs, tmp_path / "data")
+    try:
+        (tmp_path / "data" / "test" / "1.png").rename(tmp_path / "data" / "test" / name)
+    except OSError:
+        pytest.skip("no such names on this file system")
+    result = run_script("evaluate.py", run, "--data_root", "data", "--output", "o", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "o" / "images" / name).exists()
+
+
+def test_a_stand_in_split_is_called_by_its_name(run, pairs, tmp_path):
+    shutil.copytree(pairs / "train", tmp_path / "data" / "train")
+    generator = load_generator(run)
+    generator.config = replace(generator.config, data_root=str(tmp_path / "data"))
+    evaluate_split(generator, "test", tmp_path / "test", seed=0, noise=True)
+    assert json.loads((tmp_path / "test" / "scores.json").read_text())["split"] == "train"
 
 
 def test_moved_data(run, pairs, tmp_path):

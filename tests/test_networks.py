@@ -42,6 +42,21 @@ def test_weights_begin_as_the_paper_says():
                 assert (module.bias == 0).all()
 
 
+def test_activations_are_the_papers():
+    """Leaky of slope 0.2 in the encoder and the discriminator, plain in the decoder."""
+    generator = UNetGenerator(base_channels=2)
+    assert not any(isinstance(module, nn.LeakyReLU) for module in generator.encoder[0])
+    for layer in generator.encoder[1:]:
+        assert isinstance(layer[0], nn.LeakyReLU) and layer[0].negative_slope == 0.2
+    for layer in [*generator.decoder, generator.output]:
+        assert isinstance(layer[0], nn.ReLU)
+    assert isinstance(generator.output[-1], nn.Tanh)
+    leaky = [
+        m for m in PatchDiscriminator().layers if not isinstance(m, nn.Conv2d | nn.BatchNorm2d)
+    ]
+    assert len(leaky) == 4 and all(m.negative_slope == 0.2 for m in leaky)
+
+
 @pytest.mark.parametrize("depth", [6, 7, 8, 9, 10])
 def test_depths_for_64_to_1024_px(depth):
     generator = UNetGenerator(base_channels=2, depth=depth)

@@ -4,7 +4,7 @@ import copy
 import csv
 import json
 import os
-import resource
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +18,7 @@ import torch
 from conftest import REPOSITORY, TINY, arguments, run_script
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_dataset import BAD_DATA
 
 import train
 from config import Config, UserError, one_line_errors
@@ -177,6 +178,14 @@ def test_validation_leaves_no_trace_in_the_training(pairs, finished, tmp_path):
     assert equal(weights(finished), weights(tmp_path / "run"))
 
 
+def test_both_optimisers_are_adam_as_in_the_paper():
+    model = build_model(Config(), torch.device("cpu"))
+    for optimizer in (model.optimizer_g, model.optimizer_d):
+        assert isinstance(optimizer, torch.optim.Adam)
+        (group,) = optimizer.param_groups
+        assert (group["lr"], group["betas"], group["weight_decay"]) == (2e-4, (0.5, 0.999), 0)
+
+
 def test_training_learns(pairs, tmp_path):
     train.train(config_for(pairs, tmp_path / "run", epochs=40, validate_epochs=40, base_channels=8))
     scores = [float(row["val_l1"]) for row in log_rows(tmp_path / "run") if row["val_l1"]]
@@ -236,6 +245,15 @@ def test_a_finished_run_trains_on_as_if_it_had_never_ended(pairs, finished, tmp_
     assert [row["step"] for row in log_rows(run)] == [str(step) for step in range(19)]
 
 
+def test_an_end_between_two_log_rows_leaves_their_means_alone(pairs, tmp_path):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train.train(config_for(pairs, whole, log_steps=4, epochs=2))
+    train.train(config_for(pairs, run, log_steps=4, epochs=1))
+    train.main(None, {"epochs": 2}, str(run))
+    last_of_the_first = [row for row in log_rows(run) if row["step"] == "6"]
+    assert [row for row in log_rows(run) if row not in last_of_the_first] == log_rows(whole)
+
+
 def test_checkpoints_by_time_survive_a_crash_within_an_epoch(
     pairs, finished, tmp_path, monkeypatch
 ):
@@ -278,12 +296,12 @@ def test_a_signal_saves_and_the_resumed_run_equals_an_uninterrupted_one(pairs, t
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 200
     while not (run / "log.csv").exists() or len((run / "log.csv").read_text().split()) < 10:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(process.pid, number)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=200)
     assert process.returncode == 128 + number, errors
     assert "python train.py --resume runs/stopped" in output
     assert "Traceback" not in errors
@@ -319,9 +337,37 @@ def refusal(capsys, *main) -> str:
     return next(line for line in lines if line.startswith("error: "))
 
 
+def test_losses_that_are_not_finite_stop_the_run(pairs, tmp_path, capsys):
+    run = tmp_path / "run"
+    for log_steps in (1, 1000):  # found at a row of the log, or when a checkpoint is due
+        config = config_for(pairs, run, learning_rate=1e30, save_epochs=1, log_steps=log_steps)
+        assert "the losses became" in refusal(capsys, config, {}, None)
+        for tensor in weights(run).values():
+            assert tensor.isfinite().all()
+        shutil.rmtree(run)
+
+
+def test_a_refused_resume_changes_nothing(pairs, tmp_path, capsys):
+    run = tmp_path / "run"
+    train.train(config_for(pairs, run, epochs=1))
+    before = (run / "config.json").read_text(), (run / "log.csv").read_text()
+    refusal(capsys, None, {"epochs": 9, "data_root": "nowhere"}, str(run))
+    assert train.main(None, {"epochs": 1}, str(run)) == 0
+    assert "has been trained for 1 epochs" in capsys.readouterr().out
+    assert before == ((run / "config.json").read_text(), (run / "log.csv").read_text())
+
+
+@pytest.mark.parametrize("make", BAD_DATA, ids=lambda make: make.__name__)
+def test_each_kind_of_bad_data_ends_in_its_line_and_exit_code_2(tmp_path, capsys, make):
+    (tmp_path / "data").mkdir()
+    make(tmp_path / "data")
+    line = refusal(capsys, config_for(tmp_path / "data", tmp_path / "run"), {}, None)
+    assert re.search(BAD_DATA[make], line)
+
+
 def test_a_run_is_not_overwritten_nor_changed_on_the_way(pairs, finished, capsys):
     config = config_for(pairs, finished)
-    assert f"train.py --resume {finished}" in refusal(capsys, config, {}, "")
+    assert f"train.py --resume {finished}" in refusal(capsys, config, {}, None)
     changed = refusal(capsys, None, {"base_channels": 8}, str(finished))
     assert "base_channels was 4" in changed
     assert "no run folder" in refusal(capsys, None, {}, str(finished / "nowhere"))
@@ -353,7 +399,7 @@ def test_bad_data_ends_a_real_process_in_one_line(tmp_path):
 
 def test_a_missing_dataset_names_its_folder(tmp_path, capsys):
     config = replace(config_for(tmp_path / "nowhere", tmp_path / "run"))
-    assert "there is no folder" in refusal(capsys, config, {}, "")
+    assert "there is no folder" in refusal(capsys, config, {}, None)
 
 
 # ---- Checkpoint files -------------------------------------------------------------------------
@@ -361,16 +407,18 @@ def test_a_missing_dataset_names_its_folder(tmp_path, capsys):
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
     """A real write error: files may not grow past 1 MB."""
+    resource = pytest.importorskip("resource")
     path = tmp_path / "checkpoints" / "latest.pt"
-    save_checkpoint(path, Config(), value=torch.ones(10))
+    save_checkpoint(path, Config(), step=1, generator={"weight": torch.ones(10)})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
         with pytest.raises((OSError, RuntimeError)):
-            save_checkpoint(path, Config(), value=torch.zeros(1_000_000))
+            save_checkpoint(path, Config(), step=2, generator={"weight": torch.zeros(1_000_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert torch.equal(load_checkpoint(path)["value"], torch.ones(10))
+    assert load_checkpoint(path)["step"] == 1
+    assert torch.equal(load_checkpoint(path)["generator"]["weight"], torch.ones(10))
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -386,6 +434,8 @@ class RunsCode:
         (lambda path: path.write_bytes(b""), "can't be read as a checkpoint"),
         (lambda path: torch.save({"format": RunsCode()}, path), "can't be read as a checkpoint"),
         (lambda path: torch.save({"weights": 1}, path), "is no checkpoint of this project"),
+        (lambda path: torch.save({"format": 1}, path), "is no checkpoint of this project"),
+        (lambda path: torch.save({"format": "one"}, path), "is no checkpoint of this project"),
         (lambda path: torch.save([1, 2], path), "is no checkpoint of this project"),
         (lambda path: torch.save({"format": 99}, path), "checkpoint format 99"),
     ],
