@@ -318,6 +318,8 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
 
 def main(config: Config | None, changes: dict, resume: str | None) -> int:
     """Starts or resumes a run, as `config.parse_train_arguments` read it. Returns an exit code."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("one run is trained by one process so far; start train.py without torchrun")
     checkpoint = None
     if resume:
         checkpoint = load_checkpoint(resume)
