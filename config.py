@@ -218,10 +218,10 @@ def one_line_errors():
         sys.exit(130)
 
 
-def nearest(word: str, known) -> str:
+def nearest(word: str, known, prefix: str = "") -> str:
     """A hint such as "; did you mean 'facades'?", empty where nothing known comes close."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {prefix + close[0]!r}?" if close else ""
 
 
 class Parser(argparse.ArgumentParser):
@@ -239,14 +239,14 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see --help)")
 
     def parse_args(self, args=None, namespace=None):
-        known = [name for action in self._actions for name in action.option_strings]
+        known = [name for action in self._actions for name in action.option_strings if name != "-h"]
         words = []
         for word in sys.argv[1:] if args is None else args:
             if word.startswith("--"):
                 option, equals, value = word.partition("=")
                 option = "--" + option[2:].replace("-", "_")  # --data-root is fine too
                 if option not in known:
-                    hint = nearest(option, known)
+                    hint = nearest(option[2:], [name[2:] for name in known], prefix="--")
                     raise UserError(f"there is no option {option}{hint} (see --help)")
                 word = option + equals + value
             words.append(word)
@@ -276,15 +276,18 @@ def parse_train_arguments(description: str, argv=None) -> tuple[Config | None, d
         "preset", nargs="?", help=f"one of {', '.join(PRESETS)} (default: demo)", metavar="PRESET"
     )
     parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
-    fields = parser.add_argument_group("fields of config.py, with the demo's values as defaults")
+    words = sys.argv[1:] if argv is None else argv
+    shown = next((word for word in words if word in PRESETS), "demo")  # for `facades --help`
+    fields = parser.add_argument_group(f"fields of config.py, with the defaults of {shown}")
     comments = field_comments()
     for field in dataclasses.fields(Config):
+        text = f"{comments.get(field.name, '')} (default: {getattr(PRESETS[shown], field.name)})"
         fields.add_argument(
             f"--{field.name}",
             type=boolean if field.type is bool else field.type,
             default=argparse.SUPPRESS,
             metavar=field.type.__name__.upper(),
-            help=f"{comments.get(field.name, '')} (default: {field.default})".replace("%", "%%"),
+            help=text.replace("%", "%%"),
         )
     given = vars(parser.parse_args(argv))
     preset, resume = given.pop("preset"), given.pop("resume")

@@ -92,7 +92,10 @@ def find_pairs(root: Path, split: str) -> tuple[str, list[Pair]]:
     is empty, or if a file in A or B has no partner.
     """
     if not root.is_dir():
-        raise UserError(f"there is no folder {root}; data_root has to name the dataset's folder")
+        raise UserError(
+            f"there is no folder {root}; data_root has to name the dataset's folder "
+            "(data/README.md says where to get the paper's)"
+        )
     two_folders = (root / "A").is_dir() and (root / "B").is_dir()
     base = root / "A" if two_folders else root
 

@@ -86,14 +86,16 @@ def mean_scores(scores: list[dict[str, float]]) -> dict[str, float]:
 
 
 def evaluate_split(generator: nn.Module, split: str, folder: Path, seed: int, noise: bool) -> None:
-    """Writes images/, grid.png, scores.csv and scores.json of a split into `folder`."""
+    """Writes a split into `folder`: its pictures as the network saw, made and should have made them
+    in input/, output/ and target/, and grid.png, scores.csv and scores.json."""
     # No jitter and no mirror, should it be the training split that is asked for.
     size = generator.config.crop_size
     dataset = PairedDataset(replace(generator.config, load_size=size, mirror=False), split)
     names, all_scores, grid = [], [], []
     results = translations(generator, dataset, seed, noise)
     for name, x, output, y, scores in tqdm(results, "translating", len(dataset), unit="image"):
-        save_image(to_image(output), folder / "images" / f"{name}.png")
+        for kind, picture in {"input": x, "output": output, "target": y}.items():
+            save_image(to_image(picture), folder / kind / f"{name}.png")
         names.append(name)
         all_scores.append(scores)
         if len(grid) < GRID_PICTURES:
@@ -116,9 +118,9 @@ def evaluate_split(generator: nn.Module, split: str, folder: Path, seed: int, no
 
     print(f"{len(names)} {dataset.split} pictures of {dataset.config.data_root}, mean scores:")
     print("  L1 {l1:.4f}   PSNR {psnr:.2f} dB   SSIM {ssim:.4f}".format(**means))
-    print(f"  pictures  {folder / 'images'}")
+    print(f"  pictures  {folder / 'output'}  (and input, target)")
     print(f"  grid      {folder / 'grid.png'}  (input | output | target)")
-    print(f"  scores    {folder / 'scores.csv'}")
+    print(f"  scores    {folder / 'scores.csv'}  (the means in scores.json)")
 
 
 def plan_outputs(source: Path, output: Path) -> dict[Path, Path]:

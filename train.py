@@ -222,7 +222,7 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
         )
     if start >= order.total_steps:
         done = start // order.steps_per_epoch
-        print(f"{folder} has been trained for {done} epochs; --epochs N for more")
+        print(f"{folder} is trained to the end of epoch {done}; --epochs N for more")
         return 0
 
     with replacing(folder / "config.json") as temporary:
@@ -307,7 +307,7 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
         print(f"stopped after step {step} of {order.total_steps}; to go on:")
         print(f"  python train.py --resume {shlex.quote(str(folder))}")
         return 128 + stopping
-    print(f"trained {config.epochs} epochs")
+    print(f"trained to the end of epoch {config.epochs}")
     newest = folder / "samples" / f"epoch_{epoch:04d}.png"
     print(f"  samples     {newest}  (input | output | target)")
     print(f"  checkpoint  {latest}")

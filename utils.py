@@ -305,7 +305,8 @@ class Log:
         with open(self.path, "a", newline="") as file:
             csv.DictWriter(file, self.COLUMNS).writerow(row)
         for name, value in values.items():
-            self.events.add_scalar(name.replace("_", "/", 1), value, step)
+            grouped = name.startswith(("loss_", "val_"))  # TensorBoard groups by what is before a /
+            self.events.add_scalar(name.replace("_", "/", 1) if grouped else name, value, step)
 
     def picture(self, name: str, image: Image.Image, step: int) -> None:
         self.events.add_image(name, np.asarray(image), step, dataformats="HWC")

@@ -54,6 +54,7 @@ def test_any_field_can_be_given_by_name():
         (["facade"], "did you mean 'facades'"),
         (["--epoch", "3"], "did you mean '--epochs'"),
         (["--lamda_l1", "3"], "did you mean '--lambda_l1'"),
+        (["--lr", "1"], r"no option --lr \(see --help\)"),
         (["--epochs", "many"], "--epochs"),
         (["--mirror", "maybe"], "neither true nor false"),
         (["facades", "--resume", "runs/x"], "leave out 'facades'"),
@@ -134,6 +135,13 @@ def test_help_lists_every_field_without_importing_torch():
         assert f"--{field.name} {field.type.__name__.upper()}" in text
         comment = " ".join(field_comments()[field.name].split())
         assert f"{comment} (default: {field.default})" in text
+
+
+def test_help_with_a_preset_shows_its_defaults():
+    result = run_script("train.py", "edges2shoes", "--help", cwd=REPOSITORY)
+    text = " ".join(result.stdout.split())
+    assert "(paper: 200 for facades) (default: 15)" in text
+    assert "(default: data/edges2shoes)" in text
 
 
 def test_a_mistake_ends_in_one_line_and_exit_code_2(tmp_path):

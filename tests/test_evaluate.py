@@ -149,7 +149,7 @@ def test_the_test_split_is_translated_and_scored(run, generator, pairs):
     dataset = PairedDataset(generator.config, "test")
     results = translations(generator, dataset)
     expected = {name: (output, scores) for name, _, output, _, scores in results}
-    assert sorted(path.name for path in (folder / "images").iterdir()) == [
+    assert sorted(path.name for path in (folder / "output").iterdir()) == [
         "1.png",
         "2.png",
         "3.png",
@@ -158,7 +158,11 @@ def test_the_test_split_is_translated_and_scored(run, generator, pairs):
         rows = list(csv.DictReader(file))
     for row in rows:
         output, scores = expected[row["name"]]
-        assert read_image(folder / "images" / f"{row['name']}.png") == to_image(output)
+        assert read_image(folder / "output" / f"{row['name']}.png") == to_image(output)
+        # The input that was kept is what --input takes: its translation is the same again.
+        kept = read_image(folder / "input" / f"{row['name']}.png")
+        assert translate(generator, kept) == to_image(output)
+        assert (folder / "target" / f"{row['name']}.png").exists()
         assert float(row["psnr"]) == pytest.approx(scores["psnr"])
     means = json.loads((folder / "scores.json").read_text())
     assert means["images"] == len(rows) == 3
@@ -173,7 +177,7 @@ def test_the_training_split_is_seen_whole(generator, pairs, tmp_path):
     for number in range(1, 7):
         pair = Image.open(pairs / "train" / f"{number}.png").crop((0, 0, 48, 48))
         whole = pair.resize((32, 32), Image.Resampling.BICUBIC)
-        assert read_image(tmp_path / "images" / f"{number}.png") == translate(generator, whole)
+        assert read_image(tmp_path / "output" / f"{number}.png") == translate(generator, whole)
 
 
 def test_one_picture_without_a_target(run, generator, tmp_path):
@@ -250,7 +254,7 @@ def test_names_that_are_no_text(run, pairs, tmp_path):
         pytest.skip("no such names on this file system")
     result = run_script("evaluate.py", run, "--data_root", "data", "--output", "o", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "o" / "images" / name).exists()
+    assert (tmp_path / "o" / "output" / name).exists()
 
 
 def test_a_stand_in_split_is_called_by_its_name(run, pairs, tmp_path):
@@ -266,4 +270,4 @@ def test_moved_data(run, pairs, tmp_path):
     words = ["--data_root", "moved", "--split", "val", "--output", "results"]
     result = run_script("evaluate.py", run, *words, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert len(list((tmp_path / "results" / "images").iterdir())) == 2
+    assert len(list((tmp_path / "results" / "output").iterdir())) == 2
