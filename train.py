@@ -204,6 +204,12 @@ def validate(model: Model, dataset: PairedDataset, folder: Path, epoch: int, log
     return {f"val_{name}": value for name, value in means.items()}
 
 
+def save_config(config: Config) -> None:
+    """Writes config.json into the run's folder."""
+    with replacing(Path(config.output) / "config.json") as temporary:
+        temporary.write_text(json.dumps(asdict(config), indent=2) + "\n")
+
+
 def train(config: Config, checkpoint: dict | None = None) -> int:
     """Trains from the start, or on from a checkpoint, to the end of `config.epochs`.
 
@@ -211,6 +217,8 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
     """
     folder = Path(config.output)
     latest = folder / "checkpoints" / "latest.pt"
+    if not checkpoint:
+        save_config(config)
     data = PairedDataset(config, "train")
     validation = PairedDataset(config, "val")
     start = checkpoint["step"] if checkpoint else 0
@@ -225,12 +233,11 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
         print(f"{folder} is trained to the end of epoch {done}; --epochs N for more")
         return 0
 
-    with replacing(folder / "config.json") as temporary:
-        temporary.write_text(json.dumps(asdict(config), indent=2) + "\n")
     device = choose_device(config.device)
     model = build_model(config, device)
     log = Log(folder, start)
     if checkpoint:
+        save_config(config)  # not before its changes have proved to fit the run
         for name, part in model._asdict().items():
             part.load_state_dict(checkpoint.pop(name))  # frees it: it is as large as the model
         meter = Meter(checkpoint["losses"].to(device), checkpoint["losses_steps"])

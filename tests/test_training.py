@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -406,8 +405,9 @@ def test_several_processes_are_refused_before_they_harm_each_other(
 
 
 def test_a_missing_dataset_names_its_folder(tmp_path, capsys):
-    config = replace(config_for(tmp_path / "nowhere", tmp_path / "run"))
+    config = config_for(tmp_path / "nowhere", tmp_path / "run")
     assert "there is no folder" in refusal(capsys, config, {}, None)
+    assert (tmp_path / "run" / "config.json").exists()  # the configuration is saved first of all
 
 
 # ---- Checkpoint files -------------------------------------------------------------------------
