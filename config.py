@@ -33,7 +33,7 @@ class Config:
     crop_size: int = 128  # side of the random crop of them that is trained on (paper: 256)
     mirror: bool = True  # flip half of the training pairs left to right
     cache_gb: float = 4.0  # keep the resized training pairs in memory if they take fewer GB
-    num_workers: int = -1  # processes that load data; -1: none if cached, else up to 8
+    num_workers: int = -1  # processes that load data; -1: none if cached, else one for each core
 
     # Networks
     generator: str = "unet"  # unet, or encoder_decoder: the same without skips (Section 4.3)
@@ -48,7 +48,7 @@ class Config:
     learning_rate: float = 2e-4  # of Adam, for both networks (paper: 2e-4)
     beta1: float = 0.5  # Adam's momentum (paper: 0.5)
     beta2: float = 0.999  # Adam's second-moment decay (paper: 0.999)
-    batch_size: int = 1  # pairs a step (paper: 1 to 10, by experiment)
+    batch_size: int = 1  # pairs a step, on each GPU of several (paper: 1 to 10, by experiment)
     epochs: int = 25  # passes over the training pairs (paper: 200 for facades)
     decay_epochs: int = 0  # last epochs, over which the learning rate falls to 0 (paper: none)
     seed: int = 0  # of the weights, the order, the crops and the noise
@@ -56,6 +56,8 @@ class Config:
     # The run
     output: str = "runs/demo"  # folder of the run: configuration, log, samples, checkpoints
     device: str = "auto"  # auto, cpu, cuda, cuda:1 ... or mps; auto takes the fastest there is
+    precision: str = "auto"  # auto, fp32 or bf16; auto: bf16 where the hardware is made for it
+    fast: bool = True  # false: the plain step of train.py without what fast.py does
     log_steps: int = 50  # steps from one row of log.csv to the next
     validate_epochs: int = 5  # epochs from one validation and sample grid to the next
     sample_images: int = 6  # validation pictures in the sample grid
@@ -82,6 +84,9 @@ class Config:
         self.check("receptive_field", self.receptive_field in fields, f"can be one of {fields}")
         device = re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", self.device)
         self.check("device", device is not None, "can be auto, cpu, cuda, cuda:N or mps")
+
+        precisions = ("auto", "fp32", "bf16")
+        self.check("precision", self.precision in precisions, f"can be {', '.join(precisions)}")
 
         at_least_one = ("base_channels", "discriminator_channels", "batch_size", "epochs")
         intervals = ("log_steps", "validate_epochs", "sample_images", "save_epochs")
@@ -186,6 +191,8 @@ CHANGEABLE = {
     "epochs",
     "decay_epochs",
     "device",
+    "precision",
+    "fast",
     "log_steps",
     "validate_epochs",
     "sample_images",

@@ -220,7 +220,7 @@ class PairedDataset(Dataset):
 
     def read_all(self, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
         """Every pair, read by threads: decoding and resizing run outside Python's lock."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             read = pool.map(self.read, range(len(self)))
             try:
                 return list(tqdm(read, f"reading {split}", len(self), unit="pair"))
@@ -237,19 +237,25 @@ class TrainingOrder(Sampler):
 
     Every epoch is a new permutation that follows from the seed and the epoch alone, so the step
     says all about where a run stands. What is left over of an epoch when no whole batch remains
-    is dropped; another permutation drops other pairs.
+    is dropped; another permutation drops other pairs. Of several `processes` that train together
+    each takes its share of every step, the one of its `rank`.
     """
 
-    def __init__(self, pairs: int, config: Config, start: int = 0):
-        if pairs < config.batch_size:
+    def __init__(
+        self, pairs: int, config: Config, start: int = 0, rank: int = 0, processes: int = 1
+    ):
+        if pairs < config.batch_size * processes:
+            together = f" for each of {processes} processes" if processes > 1 else ""
             raise UserError(
-                f"batch_size is {config.batch_size}; {config.data_root} has only {pairs} "
+                f"batch_size is {config.batch_size}{together}; {config.data_root} has only {pairs} "
                 "training pairs"
             )
         self.pairs = pairs
         self.config = config
         self.start = start
-        self.steps_per_epoch = pairs // config.batch_size
+        self.rank = rank
+        self.processes = processes
+        self.steps_per_epoch = pairs // (config.batch_size * processes)
         self.total_steps = self.steps_per_epoch * config.epochs
 
     def __len__(self) -> int:
@@ -263,7 +269,8 @@ class TrainingOrder(Sampler):
             if epoch != order_epoch:
                 order = np.random.default_rng([self.config.seed, epoch]).permutation(self.pairs)
                 order_epoch = epoch
-            yield [(epoch, int(index)) for index in order[batch * size : (batch + 1) * size]]
+            first = (batch * self.processes + self.rank) * size
+            yield [(epoch, int(index)) for index in order[first : first + size]]
 
 
 def heed_only_the_parent(worker: int) -> None:
@@ -284,17 +291,24 @@ def exit_at_parents_sigterm() -> None:
     os._exit(0)
 
 
+def usable_cores() -> int:
+    """Those of this process; a scheduler may have given it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def load_batches(dataset: PairedDataset, order: TrainingOrder | None = None) -> DataLoader:
     """Batches {"input": (B, C, H, W), "target": (B, C, H, W), "name": [B]} in the given order, or
     without one each pair once and alone."""
     workers = dataset.config.num_workers
     if workers < 0:
-        workers = 0 if dataset.cached else min(os.cpu_count(), 8)
+        # Several processes on one machine share its cores.
+        cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        workers = 0 if dataset.cached else max(1, cores)
     return DataLoader(
         dataset,
         batch_sampler=order,
         num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=dataset.config.device != "cpu" and torch.cuda.is_available(),
         worker_init_fn=heed_only_the_parent,
         generator=torch.Generator(),  # its own, or each loader would draw from the training's
     )

@@ -4,8 +4,9 @@
     python train.py facades                            an experiment of the paper
     python train.py facades --epochs 10 --output runs/mine
     python train.py --resume runs/mine                 goes on where it stopped
+    torchrun --nproc-per-node 8 train.py maps          on the 8 GPUs of a machine
 
-What is trained, and how, is in config.py.
+What is trained, and how, is in config.py; what makes it fast in fast.py.
 """
 
 from config import one_line_errors, parse_train_arguments
@@ -21,12 +22,18 @@ import signal
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+if os.environ.get("RANK", "0") != "0":
+    os.environ["TQDM_DISABLE"] = "1"  # of several processes, only the first shows its progress
+
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 from tqdm import tqdm
 
@@ -35,12 +42,15 @@ from data.make_demo import DEMO_ROOT, make_demo
 from dataset import PairedDataset, TrainingOrder, load_batches
 from discriminator import PatchDiscriminator
 from evaluate import mean_scores, translations
+from fast import GraphedStep, choose_precision, speed_up, use_bfloat16
 from generator import UNetGenerator
 from utils import (
+    Background,
     Log,
     build_generator,
     choose_device,
     load_checkpoint,
+    on_cpu,
     replacing,
     rng_state,
     run_folder,
@@ -110,18 +120,98 @@ def bce(logits: Tensor, label: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
 
 
+def restore(optimizer: Adam, state: dict) -> None:
+    """Takes the moments of a checkpoint, but not its options and its layout in memory: these suit
+    the device on which it was trained."""
+    options = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": options})
+    for parameter, moments in optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            moments[name] = torch.empty_like(parameter).copy_(moments[name])
+
+
+def set_learning_rate(model: Model, rate: float) -> None:
+    for optimizer in (model.optimizer_g, model.optimizer_d):
+        (group,) = optimizer.param_groups
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
 def learning_rate(config: Config, epoch: int) -> float:
     """That of an epoch, counted from 0. Constant, as in the paper, unless `decay_epochs` is set:
     then it falls linearly over the last of them, as in the PyTorch port."""
     return config.learning_rate * min(1.0, (config.epochs - epoch) / (config.decay_epochs + 1))
 
 
-class Meter:
-    """The mean losses and the speed since the log's last row."""
+class Processes:
+    """Those that train a run together: as many as torchrun started, or this one alone."""
 
-    def __init__(self, losses: Tensor, steps: int):
+    def __init__(self, device: torch.device):
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.first = self.rank == 0  # it alone validates and writes
+        # Steps from one agreement to the next about what clocks and signals ask for.
+        self.agree_steps = 10 if self.size > 1 else 1
+        if self.size > 1:
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            torch.distributed.init_process_group(backend)
+
+    def __enter__(self):
+        if not self.first:  # one line for all is enough; errors go to stderr
+            self.stdout, sys.stdout = sys.stdout, open(os.devnull, "w")
+        return self
+
+    def __exit__(self, *error) -> None:
+        if not self.first:
+            sys.stdout.close()
+            sys.stdout = self.stdout
+        if self.size > 1:
+            torch.distributed.destroy_process_group()
+
+    def share(self, model: Model) -> Model:
+        """The model with gradients that are means over the processes."""
+        if self.size == 1:
+            return model
+        return model._replace(
+            generator=DistributedDataParallel(model.generator),
+            discriminator=DistributedDataParallel(model.discriminator),
+        )
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        if self.size > 1:
+            tensor = tensor.clone()
+            torch.distributed.all_reduce(tensor)
+        return tensor / self.size
+
+    def largest(self, *numbers: int) -> list[int]:
+        """Of each number the largest that a process has."""
+        if self.size == 1:
+            return list(numbers)
+        tensor = torch.tensor(numbers)
+        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+        return tensor.tolist()
+
+    def gather(self, state) -> list:
+        """What each process has, in the order of their ranks."""
+        states = [state] * self.size
+        if self.size > 1:
+            torch.distributed.all_gather_object(states, state)
+        return states
+
+    def wait(self) -> None:
+        if self.size > 1:
+            torch.distributed.barrier()
+
+
+class Meter:
+    """The mean losses and the speed since the log's last row, over all processes."""
+
+    def __init__(self, losses: Tensor, steps: int, processes: Processes):
         self.losses = losses  # (3,) sums, kept on the device so that no step waits for them
         self.steps = steps
+        self.processes = processes
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -137,17 +227,19 @@ class Meter:
         self.losses, self.steps = torch.zeros_like(self.losses), 0
         self.restart_clock()
 
-    def check_finite(self) -> None:
-        if not self.losses.isfinite().all():
+    def sums(self) -> Tensor:
+        """(3,) The losses since the last row. Raises UserError where they are not finite."""
+        sums = self.processes.mean(self.losses)
+        if not sums.isfinite().all():
             raise UserError(
-                f"the losses became {self.losses.tolist()} (D, G, L1); the last checkpoint is from "
+                f"the losses became {sums.tolist()} (D, G, L1); the last checkpoint is from "
                 "before that; a lower learning_rate may help"
             )
+        return sums
 
     def row(self) -> dict[str, float]:
         """For the log."""
-        self.check_finite()
-        loss_d, loss_g_gan, loss_g_l1 = (self.losses / self.steps).tolist()
+        loss_d, loss_g_gan, loss_g_l1 = (self.sums() / self.steps).tolist()
         return {
             "loss_d": loss_d,
             "loss_g_gan": loss_g_gan,
@@ -176,7 +268,8 @@ class StopRequest:
         self.signal = number
         self.__exit__()
         # print() could meet itself here, when the signal came in the middle of another print.
-        os.write(2, b"\nstopping: saving a checkpoint after this step\n")
+        if os.environ.get("RANK", "0") == "0":
+            os.write(2, b"\nstopping: saving a checkpoint after this step\n")
 
 
 def validate(model: Model, dataset: PairedDataset, folder: Path, epoch: int, log: Log, step: int):
@@ -215,14 +308,51 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
 
     Returns 0, or after a stop by a signal what a shell expects then, 128 + its number.
     """
+    device = device_of(config)
+    with Processes(device) as processes:
+        precision, reason = choose_precision(config.precision, device)
+        if processes.largest(precision == "fp32")[0]:
+            precision = "fp32"
+        config = replace(config, precision=precision)  # saved with the run, which so keeps it
+        together = f", {processes.size} processes" if processes.size > 1 else ""
+        print(f"device {device}{together}, torch {torch.__version__}")
+        print(f"precision {precision}: {reason}")
+        print("configuration:")
+        for name, value in asdict(config).items():
+            print(f"  {name:24} {value}")
+        if Path(config.data_root) == DEMO_ROOT and not DEMO_ROOT.exists() and processes.first:
+            make_demo(DEMO_ROOT)
+        processes.wait()
+        return train_on(device, processes, config, checkpoint)
+
+
+def device_of(config: Config) -> torch.device:
+    """The device of this process: by default, of several on a machine each has a GPU of its own."""
+    device = choose_device(config.device)
+    if device.type == "cuda":
+        if device.index is None:
+            device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        torch.cuda.set_device(device)
+    return device
+
+
+def train_on(
+    device: torch.device, processes: Processes, config: Config, checkpoint: dict | None
+) -> int:
+    """`train` in one of the processes, on its device."""
     folder = Path(config.output)
     latest = folder / "checkpoints" / "latest.pt"
-    if not checkpoint:
+    if processes.first and not checkpoint:
         save_config(config)
     data = PairedDataset(config, "train")
-    validation = PairedDataset(config, "val")
+    validation = PairedDataset(config, "val") if processes.first else None
     start = checkpoint["step"] if checkpoint else 0
-    order = TrainingOrder(len(data), config, start)
+    order = TrainingOrder(len(data), config, start, processes.rank, processes.size)
+    if checkpoint and len(checkpoint["rng"]) != processes.size:
+        raise UserError(
+            f"{folder} was trained by {len(checkpoint['rng'])} processes together and can't go on "
+            f"with {processes.size}: a step would see another number of pairs"
+        )
     if checkpoint and checkpoint["steps_per_epoch"] != order.steps_per_epoch:
         raise UserError(
             f"{config.data_root} gives {order.steps_per_epoch} steps an epoch, but gave "
@@ -233,58 +363,85 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
         print(f"{folder} is trained to the end of epoch {done}; --epochs N for more")
         return 0
 
-    device = choose_device(config.device)
+    # ---- The model, as built or as saved, and the step that trains it
     model = build_model(config, device)
-    log = Log(folder, start)
+    if config.precision == "bf16":
+        use_bfloat16(model.generator)
+        use_bfloat16(model.discriminator)
+    if config.fast:
+        model = speed_up(model, config)
     if checkpoint:
-        save_config(config)  # not before its changes have proved to fit the run
-        for name, part in model._asdict().items():
-            part.load_state_dict(checkpoint.pop(name))  # frees it: it is as large as the model
-        meter = Meter(checkpoint["losses"].to(device), checkpoint["losses_steps"])
-        set_rng_state(checkpoint["rng"], device)
+        model.generator.load_state_dict(checkpoint.pop("generator"))  # pop frees it: it is as
+        model.discriminator.load_state_dict(checkpoint.pop("discriminator"))  # large as the model
+        restore(model.optimizer_g, checkpoint.pop("optimizer_g"))
+        restore(model.optimizer_d, checkpoint.pop("optimizer_d"))
+        meter = Meter(checkpoint["losses"].to(device), checkpoint["losses_steps"], processes)
+        set_rng_state(checkpoint["rng"][processes.rank], device)
         print(f"going on after step {start} of {order.total_steps}")
     else:
-        meter = Meter(torch.zeros(3, device=device), 0)
+        meter = Meter(torch.zeros(3, device=device), 0, processes)
+        if processes.rank > 0:
+            torch.manual_seed(config.seed + processes.rank)  # noise of its own
+    take_step = partial(train_step, processes.share(model), lambda_l1=config.lambda_l1)
+    if config.fast and device.type == "cuda" and processes.size == 1:
+        take_step = GraphedStep(take_step)
+
+    # ---- What is written
+    if processes.first:
+        log = Log(folder, start)
+        if checkpoint:
+            save_config(config)  # not before its changes have proved to fit the run
+    writer = Background()
 
     def save(path: Path, step: int) -> None:
-        meter.check_finite()
-        save_checkpoint(
-            path,
-            config,
-            step=step,
-            steps_per_epoch=order.steps_per_epoch,
-            losses=meter.losses,
-            losses_steps=meter.steps,
-            rng=rng_state(device),
+        losses, rng = meter.sums(), processes.gather(rng_state(device))
+        if not processes.first:
+            return
+        state = {
+            "step": step,
+            "steps_per_epoch": order.steps_per_epoch,
+            "losses": losses,
+            "losses_steps": meter.steps,
+            "rng": rng,
             **{name: part.state_dict() for name, part in model._asdict().items()},
-        )
+        }
+        if device.type == "cpu":  # a copy to write from would need the memory, the writing little
+            save_checkpoint(path, config, **state)
+        else:
+            writer.do(save_checkpoint, path, config, **on_cpu(state))
 
     if not checkpoint:
-        log.write(0, epoch=0, **validate(model, validation, folder, 0, log, 0))
+        if processes.first:
+            log.write(0, epoch=0, **validate(model, validation, folder, 0, log, 0))
         save(latest, 0)
     saved_at = time.monotonic()
     meter.restart_clock()
+    step_images = config.batch_size * processes.size
     bar = tqdm(
-        total=order.total_steps * config.batch_size,
-        initial=start * config.batch_size,
+        total=order.total_steps * step_images,
+        initial=start * step_images,
         unit="image",
         # A terminal shows a moving bar, a log file a line now and then.
         mininterval=0.2 if sys.stderr.isatty() else 30,
     )
     with bar, StopRequest() as stop:
         for step, batch in enumerate(load_batches(data, order), start + 1):
-            rate = learning_rate(config, (step - 1) // order.steps_per_epoch)
-            for optimizer in (model.optimizer_g, model.optimizer_d):
-                optimizer.param_groups[0]["lr"] = rate
+            epoch_before, step_before = divmod(step - 1, order.steps_per_epoch)
+            if step_before == 0 or step == start + 1:
+                rate = learning_rate(config, epoch_before)
+                set_learning_rate(model, rate)
             x = batch["input"].to(device, non_blocking=True)
             y = batch["target"].to(device, non_blocking=True)
-            meter.add(train_step(model, x, y, config.lambda_l1), len(x))
-            bar.update(len(x))
+            meter.add(take_step(x, y), step_images)
+            bar.update(step_images)
 
             # ---- What is due after this step: a row of the log, a validation, a checkpoint
             epoch, step_of_epoch = divmod(step, order.steps_per_epoch)
             last = step == order.total_steps
-            stopping = stop.signal
+            stopping, overdue = 0, 0
+            if step % processes.agree_steps == 0:
+                late = time.monotonic() - saved_at > config.save_minutes * 60
+                stopping, overdue = processes.largest(stop.signal, int(late))
             row = {}
             if step % config.log_steps == 0 or last:
                 row = {"learning_rate": rate, **meter.row()}
@@ -292,15 +449,15 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
                 bar.set_postfix_str(losses, refresh=False)
             if step % config.log_steps == 0:
                 meter.reset()
-            if last or (step_of_epoch == 0 and epoch % config.validate_epochs == 0):
+            validating = last or (step_of_epoch == 0 and epoch % config.validate_epochs == 0)
+            if validating and processes.first:
                 row |= validate(model, validation, folder, epoch, log, step)
                 meter.restart_clock()
-            if row:
+            if row and processes.first:
                 log.write(step, epoch=step / order.steps_per_epoch, **row)
 
             if step_of_epoch == 0 and config.keep_epochs and epoch % config.keep_epochs == 0:
                 save(latest.with_name(f"epoch_{epoch:04d}.pt"), step)
-            overdue = time.monotonic() - saved_at > config.save_minutes * 60
             due = step_of_epoch == 0 and epoch % config.save_epochs == 0
             if due or overdue or last or stopping:
                 save(latest, step)
@@ -308,25 +465,26 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
                 meter.restart_clock()
             if stopping:
                 break
-    log.close()
+    writer.wait()
+    if processes.first:
+        log.close()
 
+    quoted = shlex.quote(str(folder))
     if step < order.total_steps:
         print(f"stopped after step {step} of {order.total_steps}; to go on:")
-        print(f"  python train.py --resume {shlex.quote(str(folder))}")
+        print(f"  python train.py --resume {quoted}")
         return 128 + stopping
     print(f"trained to the end of epoch {config.epochs}")
     newest = folder / "samples" / f"epoch_{epoch:04d}.png"
     print(f"  samples     {newest}  (input | output | target)")
     print(f"  checkpoint  {latest}")
-    print(f"  log         {log.path}   (curves: tensorboard --logdir {shlex.quote(str(folder))})")
-    print(f"next: python evaluate.py {shlex.quote(str(folder))}")
+    print(f"  log         {folder / 'log.csv'}   (curves: tensorboard --logdir {quoted})")
+    print(f"next: python evaluate.py {quoted}")
     return 0
 
 
 def main(config: Config | None, changes: dict, resume: str | None) -> int:
     """Starts or resumes a run, as `config.parse_train_arguments` read it. Returns an exit code."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("one run is trained by one process so far; start train.py without torchrun")
     checkpoint = None
     if resume:
         checkpoint = load_checkpoint(resume)
@@ -337,11 +495,6 @@ def main(config: Config | None, changes: dict, resume: str | None) -> int:
             f"{config.output} already holds a run; go on with it by "
             f"`python train.py --resume {shlex.quote(config.output)}`, or give another --output"
         )
-    print(f"device {choose_device(config.device)}, torch {torch.__version__}, configuration:")
-    for name, value in asdict(config).items():
-        print(f"  {name:24} {value}")
-    if Path(config.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
-        make_demo(DEMO_ROOT)
     return train(config, checkpoint)
 
 

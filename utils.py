@@ -14,6 +14,7 @@ import csv
 import dataclasses
 import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +222,33 @@ def save_checkpoint(path: Path, config: Config, **state) -> None:
     }
     with replacing(path) as temporary:
         torch.save(checkpoint, temporary)
+
+
+class Background:
+    """Does one thing at a time in a thread. What goes wrong there is raised by the next call."""
+
+    def __init__(self):
+        self.pool = ThreadPoolExecutor(1)
+        self.task = None
+
+    def do(self, function, *arguments, **options) -> None:
+        """Begins it, once what was begun before is done."""
+        self.wait()
+        self.task = self.pool.submit(function, *arguments, **options)
+
+    def wait(self) -> None:
+        task, self.task = self.task, None
+        if task:
+            task.result()
+
+
+def on_cpu(state):
+    """A copy of nested dicts and lists with the tensors of GPUs on the CPU; its own stay theirs."""
+    if isinstance(state, Tensor):
+        return state.cpu()
+    if isinstance(state, dict):
+        return {key: on_cpu(value) for key, value in state.items()}
+    return [on_cpu(value) for value in state] if isinstance(state, list) else state
 
 
 def run_folder(path: str | Path) -> Path:

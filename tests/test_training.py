@@ -396,14 +396,6 @@ def test_bad_data_ends_a_real_process_in_one_line(tmp_path):
         assert last.startswith("error: pairs/train/2.png can't be read as a picture")
 
 
-def test_several_processes_are_refused_before_they_harm_each_other(
-    pairs, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "without torchrun" in refusal(capsys, config_for(pairs, tmp_path / "run"), {}, None)
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_missing_dataset_names_its_folder(tmp_path, capsys):
     config = config_for(tmp_path / "nowhere", tmp_path / "run")
     assert "there is no folder" in refusal(capsys, config, {}, None)

@@ -1,0 +1,206 @@
+"""What makes training fast. It changes how a step is computed, never what is computed.
+
+`python train.py --fast false --precision fp32` does without all of it: the step as train.py has it,
+line by line. Each function here says what it saves; benchmark.py measures it.
+"""
+
+import ctypes
+import time
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam
+
+# ---- Precision --------------------------------------------------------------------------------
+
+
+def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
+    """fp32 or bf16 for `config.precision`, and the reason in words."""
+    if precision != "auto":
+        return precision, "as configured"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "this GPU computes in it"
+        return "fp32", "this GPU has no bf16"
+    if device.type == "cpu":
+        gain = convolution_time(torch.float32) / convolution_time(torch.bfloat16)
+        measured = f"a convolution takes {1 / gain:.2f} times as long in bf16 as in fp32 here"
+        return ("bf16" if gain > 1.3 else "fp32"), measured
+    return "fp32", f"the choice on {device.type}"
+
+
+def convolution_time(dtype: torch.dtype) -> float:
+    """Seconds of one of the networks' convolutions on the CPU; the best of ten."""
+    x, weight = torch.ones(1, 128, 64, 64, dtype=dtype), torch.ones(256, 128, 4, 4, dtype=dtype)
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        F.conv2d(x, weight, stride=2, padding=1)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def use_bfloat16(network: nn.Module) -> None:
+    """Lets a network compute in bf16 where autocast holds that to be safe.
+
+    Weights, the statistics of the norms and what comes out, so the losses too, stay in fp32.
+    """
+    device = next(network.parameters()).device.type
+    forward = network.forward
+
+    def mixed(*images: Tensor, **options) -> Tensor:
+        with torch.autocast(device, torch.bfloat16):
+            return forward(*images, **options).float()
+
+    network.forward = mixed
+
+
+# ---- All devices ------------------------------------------------------------------------------
+
+
+def speed_up(model, config):
+    """The `train.Model` prepared for speed; the networks are changed in place, their weights stay.
+
+    On a CPU in fp32 the result stays the same bit by bit. Else it differs by rounding: Adam is
+    fused, and memory is laid out with the channels last, as the fast convolutions have it.
+    """
+    networks = (model.generator, model.discriminator)
+    device = next(model.generator.parameters()).device.type
+    if device == "cpu":
+        keep_heap()
+        for layer in model.generator.decoder:
+            layer.register_forward_hook(whole_gradient)
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = True
+    if device == "cuda" or (device == "cpu" and config.precision == "bf16"):
+        for network in networks:
+            network.to(memory_format=torch.channels_last)
+        if device == "cpu":
+            multiply_small_layers(model.generator, config.batch_size, config.crop_size)
+        model = model._replace(
+            optimizer_g=fused(model.optimizer_g), optimizer_d=fused(model.optimizer_d)
+        )
+    return model
+
+
+def fused(optimizer: Adam) -> Adam:
+    """The same Adam in one pass over memory; on a GPU its learning rate and step count lie there,
+    where a graph can read them."""
+    (group,) = optimizer.param_groups
+    on_gpu = group["params"][0].is_cuda
+    rate = torch.tensor(group["lr"], device=group["params"][0].device) if on_gpu else group["lr"]
+    return Adam(group["params"], rate, betas=group["betas"], fused=True, capturable=on_gpu)
+
+
+# ---- CPU --------------------------------------------------------------------------------------
+
+
+def keep_heap() -> None:
+    """Lets freed memory stay with the process, for the next step needs as much.
+
+    The C library gives large blocks back to the system, which hands them out again page by page and
+    zeroed: a quarter of a step at batch 1. glibc only; elsewhere nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # <malloc.h>
+    for option in (trim_threshold, mmap_threshold):
+        mallopt(option, 2**31 - 1)
+
+
+def whole_gradient(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    """A forward hook: the gradient arrives at this layer in one piece.
+
+    Where two tensors were joined it comes as a slice, on which PyTorch's batch norm is 10 to 40
+    times as slow backwards: a tenth of a step at batch 8.
+    """
+    if output.requires_grad:
+        last = output.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        output.register_hook(lambda gradient: gradient.contiguous(memory_format=layout))
+
+
+# Output positions of a convolution, or input positions of a transposed one, up to which it is
+# computed as a matrix product. Beyond, unfolding the picture costs more than the product saves.
+SMALL = 256
+
+
+def multiply_small_layers(generator: nn.Module, batch_size: int, size: int) -> None:
+    """Computes the generator's inner layers as matrix products: these have large weights and tiny
+    pictures, and bf16 convolutions spend their time on rearranging the weights. A fifth of a step
+    at batch 1."""
+    sizes = [size >> level for level in range(1, generator.depth + 1)]  # after each encoder layer
+    small = [batch_size * side**2 <= SMALL for side in sizes]
+    layers = [
+        *zip(generator.encoder, small, strict=True),
+        *zip(generator.decoder, reversed(small), strict=False),  # the output layer is none of them
+    ]
+    products = {nn.Conv2d: multiply_down, nn.ConvTranspose2d: multiply_up}
+    for layer, is_small in layers:
+        for module in layer:
+            if is_small and type(module) in products:
+                module.to(memory_format=torch.contiguous_format)
+                module.forward = partial(products[type(module)], module)
+
+
+def multiply_down(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+    """The 4x4 convolution of stride 2 as a matrix product: (B, C, H, W) -> (B, C', H/2, W/2)."""
+    height, width = x.shape[-2:]
+    patches = F.unfold(x, 4, padding=1, stride=2).transpose(1, 2)  # (B, H/2 * W/2, C * 16)
+    y = F.linear(patches, convolution.weight.flatten(1))
+    return y.transpose(1, 2).unflatten(2, (height // 2, width // 2))
+
+
+def multiply_up(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """The transposed one as a matrix product: (B, C, H, W) -> (B, C', 2H, 2W)."""
+    height, width = x.shape[-2:]
+    patches = x.flatten(2).transpose(1, 2) @ convolution.weight.flatten(1)  # (B, H * W, C' * 16)
+    return F.fold(patches.transpose(1, 2), (2 * height, 2 * width), 4, padding=1, stride=2)
+
+
+# ---- GPU --------------------------------------------------------------------------------------
+
+
+class GraphedStep:
+    """A training step that is recorded as a CUDA graph and replayed from then on: one launch
+    instead of some thousand, which at batch 1 take longer than the work itself.
+
+    The first steps are taken as they are, while cuDNN chooses its algorithms and Adam sets up its
+    state. Every batch has to have the shape of the first. Returns the step's losses in a tensor
+    that the next step overwrites.
+    """
+
+    warm_up = 3
+
+    def __init__(self, step):
+        self.step = step  # (x, y) -> losses
+        self.taken = 0
+        self.graph = None
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        self.taken += 1
+        if self.taken <= self.warm_up:
+            return self.beside(x, y)
+        if self.graph is None:
+            self.x, self.y = x.clone(), y.clone()
+            self.graph = torch.cuda.CUDAGraph()
+            # thread_local: a loader's thread may pin memory meanwhile
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+                self.losses = self.step(self.x, self.y)  # recorded, not yet computed
+        self.x.copy_(x)
+        self.y.copy_(y)
+        self.graph.replay()
+        return self.losses
+
+    def beside(self, x: Tensor, y: Tensor) -> Tensor:
+        """The step on a stream of its own, as a recording asks of what comes before it."""
+        main, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(main)
+        with torch.cuda.stream(side):
+            losses = self.step(x, y)
+        main.wait_stream(side)
+        return losses

@@ -1,0 +1,178 @@
+"""What is fast computes the same as what is plain."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY
+from test_training import config_for, equal, same_training, weights
+from torch import nn
+
+import train
+from config import Config
+from fast import (
+    GraphedStep,
+    choose_precision,
+    multiply_down,
+    multiply_up,
+    speed_up,
+    use_bfloat16,
+    whole_gradient,
+)
+from train import build_model, restore, train_step
+from utils import Background, load_checkpoint
+
+CPU = torch.device("cpu")
+
+
+def prepared(device=CPU, **fields):
+    """A model as a run prepares it, and the plain one with the same weights."""
+    config = Config(**{**TINY, "device": device.type, "dropout": 0.0, **fields})
+    plain = build_model(config, device)
+    model = build_model(config, device)
+    if config.precision == "bf16":
+        use_bfloat16(model.generator)
+        use_bfloat16(model.discriminator)
+    return speed_up(model, config) if config.fast else model, plain
+
+
+def batch(size: int = 1, side: int = 32, device=CPU):
+    torch.manual_seed(1)
+    return torch.rand(2, size, 3, side, side).mul(2).sub(1).to(device)
+
+
+@pytest.mark.parametrize("multiply, kind", [(multiply_down, nn.Conv2d), (multiply_up, None)])
+@pytest.mark.parametrize("size", [(2, 4), (8, 2), (16, 16)])
+def test_a_layer_as_a_matrix_product_is_the_same_function(multiply, kind, size):
+    kind = kind or nn.ConvTranspose2d
+    layer = kind(5, 7, 4, stride=2, padding=1, bias=False).double()
+    x = torch.randn(3, 5, *size, dtype=torch.float64, requires_grad=True)
+    results = []
+    for function in (layer, lambda x: multiply(layer, x)):
+        y = function(x)
+        gradients = torch.autograd.grad((y * y.cos()).sum(), [x, layer.weight])
+        results.append([y, *gradients])
+    for native, product in zip(*results, strict=True):
+        assert torch.allclose(native, product, rtol=1e-10)
+
+
+def test_fast_training_in_fp32_on_a_cpu_is_the_plain_one_bit_by_bit(pairs, tmp_path):
+    for name, fast in (("fast", True), ("plain", False)):
+        config = config_for(pairs, tmp_path / name, precision="fp32", fast=fast, batch_size=2)
+        assert train.train(config) == 0
+    assert same_training(tmp_path / "fast", tmp_path / "plain")
+
+
+def test_bf16_keeps_losses_weights_and_moments_in_fp32(pairs, tmp_path):
+    for fast in (True, False):
+        model, plain = prepared(precision="bf16", fast=fast)
+        x, y = batch()
+        losses, expected = train_step(model, x, y, 100.0), train_step(plain, x, y, 100.0)
+        assert losses.dtype == torch.float32
+        assert torch.allclose(losses, expected, rtol=0.02)
+        assert not torch.equal(losses, expected)  # it did compute in bf16
+        for network, optimizer in ((model[0], model[2]), (model[1], model[3])):
+            for parameter in network.parameters():
+                moments = optimizer.state[parameter]
+                kinds = {parameter.dtype, moments["exp_avg"].dtype, moments["exp_avg_sq"].dtype}
+                assert kinds == {torch.float32}
+
+
+def test_in_bf16_too_g_meets_the_updated_d():
+    """Autocast may keep a weight it has cast, and would hand out the old one."""
+    model, _ = prepared(precision="bf16", learning_rate=0.01)
+    before = copy.deepcopy(model.discriminator.state_dict())
+    generator = copy.deepcopy(model.generator.state_dict())
+    x, y = batch()
+    loss_gan = train_step(model, x, y, 100.0)[1].item()
+    model.generator.load_state_dict(generator)
+    with torch.no_grad():
+        fake = model.generator(x)
+        met = -F.logsigmoid(model.discriminator(x, fake)).mean().item()
+        model.discriminator.load_state_dict(before)
+        old = -F.logsigmoid(model.discriminator(x, fake)).mean().item()
+    assert loss_gan == pytest.approx(met, rel=1e-3)
+    assert abs(loss_gan - old) > 0.01
+
+
+def test_gradients_arrive_whole_where_tensors_were_joined():
+    norms = [nn.BatchNorm2d(4, track_running_stats=False) for _ in range(2)]
+    norms[0].register_forward_hook(whole_gradient)
+    seen = []
+    for norm in norms:
+        x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        y = norm(x)
+        y.register_hook(lambda gradient: seen.append(gradient.is_contiguous()))
+        torch.cat([y, y.detach()], dim=1).square().sum().backward()
+        seen.append(x.grad)
+    assert seen[0] and not seen[2]
+    assert torch.equal(seen[1], seen[3])
+    with torch.no_grad():
+        norms[0](x)  # a hook has nothing to do here, and must not complain
+
+
+@pytest.mark.parametrize("there, back", [("bf16", "fp32"), ("fp32", "bf16")])
+def test_a_run_goes_on_in_another_precision(pairs, tmp_path, there, back):
+    """Moments laid out for one are laid out anew for the other, and their values stay."""
+    train.train(config_for(pairs, tmp_path / "run", precision=there, epochs=1))
+    saved = load_checkpoint(tmp_path / "run")
+    model, _ = prepared(precision=back, fast=back == "bf16")
+    for name, optimizer in (("optimizer_g", model[2]), ("optimizer_d", model[3])):
+        restore(optimizer, saved[name])
+        assert equal(optimizer.state_dict()["state"], saved[name]["state"])
+        for parameter, moments in optimizer.state.items():
+            assert moments["exp_avg"].stride() == parameter.stride()
+            assert moments["exp_avg_sq"].stride() == parameter.stride()
+    assert train.main(None, {"precision": back, "epochs": 2}, str(tmp_path / "run")) == 0
+    assert load_checkpoint(tmp_path / "run")["config"]["precision"] == back
+
+
+def test_auto_is_settled_once_and_kept(pairs, tmp_path, monkeypatch, capsys):
+    train.train(config_for(pairs, tmp_path, epochs=1))
+    settled = load_checkpoint(tmp_path)["config"]["precision"]
+    assert settled in ("fp32", "bf16")
+    assert f"precision {settled}: a convolution takes" in capsys.readouterr().out
+    assert choose_precision("fp32", CPU) == ("fp32", "as configured")
+    other = {"fp32": "bf16", "bf16": "fp32"}[settled]
+    monkeypatch.setattr(
+        train, "choose_precision", lambda asked, _: (other if asked == "auto" else asked, "")
+    )
+    train.main(None, {"epochs": 2}, str(tmp_path))
+    assert load_checkpoint(tmp_path)["config"]["precision"] == settled
+
+
+def test_what_fails_in_the_background_is_not_lost():
+    background, done = Background(), []
+    background.do(done.append, 1)
+    background.do(open, "/no/such/folder/file")
+    with pytest.raises(FileNotFoundError):
+        background.do(done.append, 2)
+    background.do(done.append, 3)
+    background.wait()
+    assert done == [1, 3]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_replayed_step_is_the_recorded_one(precision):
+    device = torch.device("cuda")
+    model, _ = prepared(device, precision=precision)
+    other, _ = prepared(device, precision=precision)
+    graphed = GraphedStep(lambda x, y: train_step(model, x, y, 100.0))
+    for step in range(8):
+        x, y = batch(device=device) * (1 - step / 10)
+        replayed = graphed(x, y).clone()
+        assert torch.allclose(replayed, train_step(other, x, y, 100.0), rtol=0.02), step
+    assert graphed.graph is not None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_training_on_a_gpu_resumes_and_moves_to_the_cpu(pairs, tmp_path):
+    config = config_for(pairs, tmp_path / "run", device="cuda", epochs=2, decay_epochs=1)
+    assert train.train(config) == 0
+    before = weights(tmp_path / "run")
+    assert train.main(None, {"epochs": 3}, str(tmp_path / "run")) == 0
+    assert not equal(before, weights(tmp_path / "run"))
+    changes = {"device": "cpu", "precision": "fp32", "epochs": 4}
+    assert train.main(None, changes, str(tmp_path / "run")) == 0
