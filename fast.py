@@ -63,8 +63,8 @@ def use_bfloat16(network: nn.Module) -> None:
 def speed_up(model, config):
     """The `train.Model` prepared for speed; the networks are changed in place, their weights stay.
 
-    On a CPU in fp32 the result stays the same bit by bit. Else it differs by rounding: Adam is
-    fused, and memory is laid out with the channels last, as the fast convolutions have it.
+    On a CPU in fp32 at batch 1 the result stays the same bit by bit. Else it differs by rounding:
+    Adam is fused, and memory is laid out channels last, as the fast convolutions have it.
     """
     networks = (model.generator, model.discriminator)
     device = next(model.generator.parameters()).device.type

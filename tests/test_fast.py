@@ -59,7 +59,8 @@ def test_a_layer_as_a_matrix_product_is_the_same_function(multiply, kind, size):
 
 def test_fast_training_in_fp32_on_a_cpu_is_the_plain_one_bit_by_bit(pairs, tmp_path):
     for name, fast in (("fast", True), ("plain", False)):
-        config = config_for(pairs, tmp_path / name, precision="fp32", fast=fast, batch_size=2)
+        # depth 5: the layers beyond the third are without dropout, and their gradients slices
+        config = config_for(pairs, tmp_path / name, precision="fp32", fast=fast, depth=5)
         assert train.train(config) == 0
     assert same_training(tmp_path / "fast", tmp_path / "plain")
 
@@ -104,10 +105,10 @@ def test_gradients_arrive_whole_where_tensors_were_joined():
         x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
         y = norm(x)
         y.register_hook(lambda gradient: seen.append(gradient.is_contiguous()))
-        torch.cat([y, y.detach()], dim=1).square().sum().backward()
+        torch.cat([y, y.detach()], dim=1).sin().sum().backward()
         seen.append(x.grad)
     assert seen[0] and not seen[2]
-    assert torch.equal(seen[1], seen[3])
+    assert torch.allclose(seen[1], seen[3], rtol=1e-4, atol=1e-6)
     with torch.no_grad():
         norms[0](x)  # a hook has nothing to do here, and must not complain
 
