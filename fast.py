@@ -60,28 +60,38 @@ def use_bfloat16(network: nn.Module) -> None:
 # ---- All devices ------------------------------------------------------------------------------
 
 
+def prepare(model, config):
+    """The `train.Model` as `config.precision` and `config.fast` want it trained. The networks are
+    changed in place; their weights and their names stay."""
+    if config.precision == "bf16":
+        use_bfloat16(model.generator)
+        use_bfloat16(model.discriminator)
+    return speed_up(model, config) if config.fast else model
+
+
 def speed_up(model, config):
-    """The `train.Model` prepared for speed; the networks are changed in place, their weights stay.
+    """The model prepared for speed.
 
     On a CPU in fp32 at batch 1 the result stays the same bit by bit. Else it differs by rounding:
     Adam is fused, and memory is laid out channels last, as the fast convolutions have it.
     """
-    networks = (model.generator, model.discriminator)
     device = next(model.generator.parameters()).device.type
-    if device == "cpu":
-        keep_heap()
-        for layer in model.generator.decoder:
-            layer.register_forward_hook(whole_gradient)
     if device == "cuda":
         torch.backends.cudnn.benchmark = True
     if device == "cuda" or (device == "cpu" and config.precision == "bf16"):
-        for network in networks:
-            network.to(memory_format=torch.channels_last)
-        if device == "cpu":
-            multiply_small_layers(model.generator, config.batch_size, config.crop_size)
+        products = small_layers(model.generator, config) if device == "cpu" else []
+        for module in [*model.generator.modules(), *model.discriminator.modules()]:
+            if module in products:
+                module.forward = partial(PRODUCTS[type(module)], module)
+            elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                module.to(memory_format=torch.channels_last)
         model = model._replace(
             optimizer_g=fused(model.optimizer_g), optimizer_d=fused(model.optimizer_d)
         )
+    if device == "cpu":
+        for layer in model.generator.decoder:
+            layer.register_forward_hook(whole_gradient)
+        keep_heap()
     return model
 
 
@@ -108,8 +118,8 @@ def keep_heap() -> None:
     except (AttributeError, OSError, TypeError):
         return
     trim_threshold, mmap_threshold = -1, -3  # <malloc.h>
-    for option in (trim_threshold, mmap_threshold):
-        mallopt(option, 2**31 - 1)
+    mallopt(trim_threshold, 256 * 2**20)
+    mallopt(mmap_threshold, 32 * 2**20)  # the most that every glibc takes
 
 
 def whole_gradient(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -129,22 +139,19 @@ def whole_gradient(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> N
 SMALL = 256
 
 
-def multiply_small_layers(generator: nn.Module, batch_size: int, size: int) -> None:
-    """Computes the generator's inner layers as matrix products: these have large weights and tiny
-    pictures, and bf16 convolutions spend their time on rearranging the weights. A fifth of a step
-    at batch 1."""
-    sizes = [size >> level for level in range(1, generator.depth + 1)]  # after each encoder layer
-    small = [batch_size * side**2 <= SMALL for side in sizes]
+def small_layers(generator: nn.Module, config) -> list[nn.Module]:
+    """The generator's convolutions that are faster as matrix products: the inner ones, which have
+    large weights and tiny pictures, so that bf16 convolutions spend their time on rearranging the
+    weights. A fifth of a step at batch 1."""
+    # After each layer of the encoder, and so before its counterpart in the decoder.
+    sides = [config.crop_size >> level for level in range(1, generator.depth + 1)]
+    small = [config.batch_size * side**2 <= SMALL for side in sides]
     layers = [
         *zip(generator.encoder, small, strict=True),
         *zip(generator.decoder, reversed(small), strict=False),  # the output layer is none of them
     ]
-    products = {nn.Conv2d: multiply_down, nn.ConvTranspose2d: multiply_up}
-    for layer, is_small in layers:
-        for module in layer:
-            if is_small and type(module) in products:
-                module.to(memory_format=torch.contiguous_format)
-                module.forward = partial(products[type(module)], module)
+    modules = [module for layer, is_small in layers if is_small for module in layer]
+    return [module for module in modules if type(module) in PRODUCTS]
 
 
 def multiply_down(convolution: nn.Conv2d, x: Tensor) -> Tensor:
@@ -160,6 +167,9 @@ def multiply_up(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     height, width = x.shape[-2:]
     patches = x.flatten(2).transpose(1, 2) @ convolution.weight.flatten(1)  # (B, H * W, C' * 16)
     return F.fold(patches.transpose(1, 2), (2 * height, 2 * width), 4, padding=1, stride=2)
+
+
+PRODUCTS = {nn.Conv2d: multiply_down, nn.ConvTranspose2d: multiply_up}
 
 
 # ---- GPU --------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ from data.make_demo import DEMO_ROOT, make_demo
 from dataset import PairedDataset, TrainingOrder, load_batches
 from discriminator import PatchDiscriminator
 from evaluate import mean_scores, translations
-from fast import GraphedStep, choose_precision, speed_up, use_bfloat16
+from fast import GraphedStep, choose_precision, prepare
 from generator import UNetGenerator
 from utils import (
     Background,
@@ -93,6 +93,7 @@ def train_step(model: Model, x: Tensor, y: Tensor, lambda_l1: float) -> Tensor:
     Returns (3,): the losses of the discriminator, of the generator's GAN term and of its L1 term.
     """
     generator, discriminator, optimizer_g, optimizer_d = model
+    optimizer_g.zero_grad()  # not only before its backward pass: this one can use the memory
     fake = generator(x)  # (B, C', H, W)
 
     # ---- D: maximise log D(x, y) + log(1 - D(x, G(x, z))), halved to slow it down beside G
@@ -108,7 +109,6 @@ def train_step(model: Model, x: Tensor, y: Tensor, lambda_l1: float) -> Tensor:
     discriminator.requires_grad_(False)
     loss_gan = bce(discriminator(x, fake), 1.0)
     loss_l1 = F.l1_loss(fake, y)
-    optimizer_g.zero_grad()
     (loss_gan + lambda_l1 * loss_l1).backward()
     optimizer_g.step()
 
@@ -118,6 +118,13 @@ def train_step(model: Model, x: Tensor, y: Tensor, lambda_l1: float) -> Tensor:
 def bce(logits: Tensor, label: float) -> Tensor:
     """Binary cross-entropy against all real (1) or all generated (0), the sigmoid included."""
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
+
+
+def step_of(model: Model, config: Config, graph: bool = True):
+    """(x, y) -> losses: the step as it is, or on a GPU, if wanted, its replayed recording."""
+    step = partial(train_step, model, lambda_l1=config.lambda_l1)
+    on_gpu = next(model.generator.parameters()).is_cuda
+    return GraphedStep(step) if graph and config.fast and on_gpu else step
 
 
 def restore(optimizer: Adam, state: dict) -> None:
@@ -364,12 +371,7 @@ def train_on(
         return 0
 
     # ---- The model, as built or as saved, and the step that trains it
-    model = build_model(config, device)
-    if config.precision == "bf16":
-        use_bfloat16(model.generator)
-        use_bfloat16(model.discriminator)
-    if config.fast:
-        model = speed_up(model, config)
+    model = prepare(build_model(config, device), config)
     if checkpoint:
         model.generator.load_state_dict(checkpoint.pop("generator"))  # pop frees it: it is as
         model.discriminator.load_state_dict(checkpoint.pop("discriminator"))  # large as the model
@@ -382,9 +384,8 @@ def train_on(
         meter = Meter(torch.zeros(3, device=device), 0, processes)
         if processes.rank > 0:
             torch.manual_seed(config.seed + processes.rank)  # noise of its own
-    take_step = partial(train_step, processes.share(model), lambda_l1=config.lambda_l1)
-    if config.fast and device.type == "cuda" and processes.size == 1:
-        take_step = GraphedStep(take_step)
+    # Several processes exchange gradients within a step, which a graph would have to record.
+    take_step = step_of(processes.share(model), config, graph=processes.size == 1)
 
     # ---- What is written
     if processes.first:

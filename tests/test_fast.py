@@ -16,8 +16,7 @@ from fast import (
     choose_precision,
     multiply_down,
     multiply_up,
-    speed_up,
-    use_bfloat16,
+    prepare,
     whole_gradient,
 )
 from train import build_model, restore, train_step
@@ -30,11 +29,7 @@ def prepared(device=CPU, **fields):
     """A model as a run prepares it, and the plain one with the same weights."""
     config = Config(**{**TINY, "device": device.type, "dropout": 0.0, **fields})
     plain = build_model(config, device)
-    model = build_model(config, device)
-    if config.precision == "bf16":
-        use_bfloat16(model.generator)
-        use_bfloat16(model.discriminator)
-    return speed_up(model, config) if config.fast else model, plain
+    return prepare(build_model(config, device), config), plain
 
 
 def batch(size: int = 1, side: int = 32, device=CPU):

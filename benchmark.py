@@ -1,0 +1,331 @@
+"""Measures the training step side by side with the textbook one, and the loading of data.
+
+    python benchmark.py                                   a table for this machine
+    python benchmark.py --batch_sizes 1 4 16 64           other batch sizes
+    python benchmark.py --port DIR                        also the PyTorch port, checked out in DIR
+    python benchmark.py --base_channels 16 --crop_size 128 --depth 7      small and quick
+
+Every variant trains in a process of its own, all of them take turns, and a figure is the median
+over the turns. The textbook step is train.py's without fast.py: eager, fp32, PyTorch's own Adam.
+"""
+
+from config import PAPER, Parser, UserError, one_line_errors
+
+if __name__ == "__main__":  # before the slow imports, so that --help and mistakes answer at once
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--batch_sizes", type=int, nargs="+", metavar="N", help="default: 1 8, on a GPU 1 4 16 64"
+    )
+    parser.add_argument("--crop_size", type=int, default=256, help="of the pictures, in pixels")
+    parser.add_argument("--depth", type=int, default=8, help="of the generator")
+    parser.add_argument("--base_channels", type=int, default=64, help="of both networks")
+    parser.add_argument("--turns", type=int, default=5, help="turns of each variant that count")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--port", metavar="DIR", help="a checkout of pytorch-CycleGAN-and-pix2pix")
+    parser.add_argument("--data_root", default="data/demo", help="pairs for the loading part")
+    parser.add_argument("--output", metavar="FILE", help="also write the figures there, as JSON")
+    with one_line_errors():
+        ARGUMENTS = parser.parse_args()
+
+import importlib.util
+import json
+import multiprocessing
+import platform
+import statistics
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from config import Config
+from data.make_demo import DEMO_ROOT, make_demo
+from dataset import PairedDataset, TrainingOrder, load_batches, usable_cores
+from fast import choose_precision, keep_heap, prepare
+from train import build_model, step_of, train_step
+from utils import choose_device, replacing
+
+# ---- The variants -----------------------------------------------------------------------------
+
+
+def our_step(config: Config, device: torch.device):
+    """The step of a run with this configuration: (x, y) -> losses."""
+    return step_of(prepare(build_model(config, device), config), config)
+
+
+def port_step(folder: str, config: Config, device: torch.device):
+    """The step of the PyTorch port: its networks and losses, in the order of its pix2pix model."""
+    path = Path(folder) / "models" / "networks.py"
+    spec = importlib.util.spec_from_file_location("networks", path)
+    networks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(networks)
+    kind = {256: "unet_256", 128: "unet_128"}[config.crop_size]
+    g = networks.define_G(3, 3, config.base_channels, kind, norm="batch", use_dropout=True)
+    d = networks.define_D(6, config.discriminator_channels, "basic", norm="batch")
+    g, d = g.to(device), d.to(device)
+    gan_loss, l1_loss = networks.GANLoss("vanilla").to(device), torch.nn.L1Loss()
+    adam_g, adam_d = (torch.optim.Adam(n.parameters(), lr=2e-4, betas=(0.5, 0.999)) for n in (g, d))
+
+    def step(x, y):
+        fake = g(x)
+        d.requires_grad_(True)
+        adam_d.zero_grad()
+        loss_fake = gan_loss(d(torch.cat([x, fake], 1).detach()), False)
+        loss_real = gan_loss(d(torch.cat([x, y], 1)), True)
+        ((loss_fake + loss_real) * 0.5).backward()
+        adam_d.step()
+        d.requires_grad_(False)
+        adam_g.zero_grad()
+        (gan_loss(d(torch.cat([x, fake], 1)), True) + l1_loss(fake, y) * 100.0).backward()
+        adam_g.step()
+
+    return step
+
+
+def serve(connection, make_step, batch_size: int, size: int, device: torch.device) -> None:
+    """Takes as many steps as the connection asks for, and answers with the seconds of each."""
+    x, y = (torch.rand(batch_size, 3, size, size, device=device) * 2 - 1 for _ in range(2))
+    step = make_step()
+    for count in iter(connection.recv, 0):
+        seconds = []
+        # To wait for a GPU after every step would count the wait, so there it is a mean.
+        at_once = 1 if device.type == "cpu" else count
+        for _ in range(count // at_once):
+            start = time.perf_counter()
+            for _ in range(at_once):
+                step(x, y)
+            finish(device)
+            seconds.append((time.perf_counter() - start) / at_once)
+        connection.send(seconds)
+    connection.send(peak_memory(device))
+
+
+def finish(device: torch.device) -> None:
+    """Waits for what a GPU has been given to do."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """The most GB that this process has held: on the GPU, or else altogether, if Linux says."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    status = Path("/proc/self/status")
+    if device.type != "cpu" or not status.exists():
+        return None
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024 / 1e9
+
+
+def measure(variants: dict, batch_size: int, size: int, device: torch.device, turns: int) -> dict:
+    """Median seconds of a step and peak GB of each variant; None where it did not survive."""
+    context = multiprocessing.get_context("spawn")
+    count = 3 if device.type == "cpu" else 20  # steps a turn
+    children, seconds = {}, {name: [] for name in variants}
+    for name, make_step in variants.items():
+        ours, theirs = context.Pipe()
+        arguments = (theirs, make_step, batch_size, size, device)
+        child = context.Process(target=serve, args=arguments, daemon=True)
+        child.start()
+        theirs.close()
+        children[name] = (child, ours)
+
+    results = {}
+    warm_up = 1  # the turns that do not count; a CUDA graph is recorded in them
+    bar = tqdm(total=(turns + warm_up) * len(variants), desc=f"batch {batch_size}", leave=False)
+    with bar:
+        for turn in range(turns + warm_up):
+            for name, (_, connection) in children.items():
+                try:
+                    if name not in results:
+                        connection.send(count)
+                        taken = connection.recv()
+                        if turn >= warm_up:
+                            seconds[name] += taken
+                except (EOFError, BrokenPipeError, ConnectionResetError):
+                    results[name] = None
+                bar.update()
+    for name, (child, connection) in children.items():
+        if name not in results:
+            connection.send(0)
+            results[name] = (statistics.median(seconds[name]), connection.recv())
+        child.join()
+    return results
+
+
+# ---- What the machine could do ----------------------------------------------------------------
+
+
+def count_flops(config: Config) -> int:
+    """Floating-point operations of the convolutions of one textbook step."""
+    device = torch.device("meta")  # shapes alone, nothing is computed
+    model = build_model(config, device)
+    x, y = torch.empty(2, config.batch_size, 3, config.crop_size, config.crop_size, device=device)
+    with FlopCounterMode(display=False) as counter:
+        train_step(model, x, y, config.lambda_l1)
+    return counter.get_total_flops()
+
+
+def best_seconds(function, device: torch.device, times: int = 10) -> float:
+    taken = []
+    for _ in range(times):
+        finish(device)
+        start = time.perf_counter()
+        function()
+        finish(device)
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of a large matrix product."""
+    side = 2048 if device.type == "cpu" else 8192
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / best_seconds(lambda: a @ b, device)
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes read and written a second by a large copy."""
+    a = torch.ones(2**26 if device.type == "cpu" else 2**30, device=device)
+    b = torch.empty_like(a)
+    return 2 * a.nbytes / best_seconds(lambda: b.copy_(a), device)
+
+
+def machine(device: torch.device) -> str:
+    names = [platform.processor() or platform.machine()]
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [
+            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        names = [line.split(":", 1)[1].strip() for line in models[:1]] or names
+    text = f"{usable_cores()} cores of {names[0]}, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        text += f"; {torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+    return f"{text}; Python {platform.python_version()}, torch {torch.__version__}"
+
+
+# ---- Loading ----------------------------------------------------------------------------------
+
+
+def loading_rates(config: Config) -> dict[str, float]:
+    """Pairs a second: from memory, and from files by one process and by one for each core."""
+    keep_heap()  # as a training does
+    rates = {}
+    for name, fields in {
+        "from memory": {},
+        "from files, 1 process": {"cache_gb": 0.0, "num_workers": 1},
+        f"from files, {usable_cores()} processes": {"cache_gb": 0.0, "num_workers": -1},
+    }.items():
+        settings = replace(config, epochs=1000, **fields)
+        data = PairedDataset(settings, "train")
+        batches = iter(load_batches(data, TrainingOrder(len(data), settings)))
+        for _ in range(50):  # processes start, queues fill
+            next(batches)
+        start, pairs = time.perf_counter(), 0
+        while time.perf_counter() - start < 4:
+            pairs += len(next(batches)["name"])
+        rates[name] = pairs / (time.perf_counter() - start)
+        del batches
+    return rates
+
+
+# ---- The table --------------------------------------------------------------------------------
+
+
+def main(arguments) -> None:
+    device = choose_device(arguments.device)
+    config = replace(
+        PAPER,
+        device=arguments.device,
+        crop_size=arguments.crop_size,
+        load_size=arguments.crop_size * 286 // 256,
+        depth=arguments.depth,
+        base_channels=arguments.base_channels,
+        discriminator_channels=arguments.base_channels,
+        data_root=arguments.data_root,
+        precision=choose_precision("auto", device)[0],
+    )
+    if arguments.port and not (Path(arguments.port) / "models" / "networks.py").is_file():
+        raise UserError(f"--port {arguments.port} holds no models/networks.py")
+    if arguments.port and config.crop_size not in (128, 256):
+        raise UserError(f"--crop_size is {config.crop_size}; the port has networks for 128 and 256")
+
+    print(machine(device))
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[config.precision]
+    flop_rate, byte_rate = matrix_rate(dtype, device), copy_rate(device)
+    flops = count_flops(replace(config, batch_size=1))
+    model = build_model(config, torch.device("meta"))
+    parameters = sum(p.numel() for network in model[:2] for p in network.parameters())
+    # Adam reads the weight, the gradient and both moments, and writes all but the gradient.
+    adam_bytes = parameters * 7 * 4
+    print(
+        f"measured: {flop_rate / 1e12:.2f} TFLOP/s in a {config.precision} matrix product, "
+        f"{byte_rate / 1e9:.0f} GB/s in a copy"
+    )
+    print(
+        f"counted: {flops / 1e9:.1f} GFLOP a pair and {adam_bytes / 1e9:.2f} GB a step for Adam; "
+        "at these rates they are the floor\n"
+    )
+
+    columns = "batch | variant | ms/step | images/s | TFLOP/s | of the floor | peak GB | speed"
+    print(f"| {columns} |")
+    print("|" + "---|" * len(columns.split("|")))
+    rows = []
+    usual = (1, 8) if device.type == "cpu" else (1, 4, 16, 64)
+    for batch_size in arguments.batch_sizes or usual:
+        settings = replace(config, batch_size=batch_size)
+        plain = replace(settings, precision="fp32", fast=False)
+        variants = {
+            "textbook fp32": partial(our_step, plain, device),
+            "ours fp32": partial(our_step, replace(settings, precision="fp32"), device),
+        }
+        if config.precision == "bf16":
+            variants["ours bf16"] = partial(our_step, settings, device)
+        if arguments.port:
+            variants["the port, fp32"] = partial(port_step, arguments.port, settings, device)
+        results = measure(variants, batch_size, config.crop_size, device, arguments.turns)
+        floor = batch_size * flops / flop_rate + adam_bytes / byte_rate
+        for name, result in results.items():
+            if result is None:
+                print(
+                    f"| {batch_size} | {name} | did not end, for lack of memory perhaps | | | | | |"
+                )
+                continue
+            seconds, memory = result
+            base = results["textbook fp32"]
+            row = {
+                "batch": batch_size,
+                "variant": name,
+                "ms/step": seconds * 1e3,
+                "images/s": batch_size / seconds,
+                "TFLOP/s": batch_size * flops / seconds / 1e12,
+                "of the floor": floor / seconds,
+                "peak GB": memory,
+                "speed": base and base[0] / seconds,
+            }
+            rows.append(row)
+            shown = [batch_size, name, *(f"{row[key]:.3g}" for key in ("ms/step", "images/s"))]
+            shown += [f"{row['TFLOP/s']:.2f}", f"{row['of the floor']:.0%}"]
+            shown += [f"{memory:.2f}" if memory else "", f"{row['speed']:.2f}x" if base else ""]
+            print("| " + " | ".join(map(str, shown)) + " |")
+
+    if Path(config.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
+        make_demo(DEMO_ROOT)
+    rates = loading_rates(config)
+    print("\n| loading | pairs/s |\n|---|---|")
+    for name, rate in rates.items():
+        print(f"| {name} | {rate:.0f} |")
+    if arguments.output:
+        with replacing(arguments.output) as temporary:
+            figures = {"machine": machine(device), "steps": rows, "loading": rates}
+            temporary.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        sys.exit(main(ARGUMENTS))
