@@ -27,6 +27,7 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
     with one_line_errors():
         ARGUMENTS = parser.parse_args()
 
+import contextlib
 import importlib.util
 import json
 import multiprocessing
@@ -64,8 +65,9 @@ def port_step(folder: str, config: Config, device: torch.device):
     networks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(networks)
     kind = {256: "unet_256", 128: "unet_128"}[config.crop_size]
-    g = networks.define_G(3, 3, config.base_channels, kind, norm="batch", use_dropout=True)
-    d = networks.define_D(6, config.discriminator_channels, "basic", norm="batch")
+    with contextlib.redirect_stdout(None):  # it tells how it initialises
+        g = networks.define_G(3, 3, config.base_channels, kind, norm="batch", use_dropout=True)
+        d = networks.define_D(6, config.discriminator_channels, "basic", norm="batch")
     g, d = g.to(device), d.to(device)
     gan_loss, l1_loss = networks.GANLoss("vanilla").to(device), torch.nn.L1Loss()
     adam_g, adam_d = (torch.optim.Adam(n.parameters(), lr=2e-4, betas=(0.5, 0.999)) for n in (g, d))
@@ -214,7 +216,7 @@ def machine(device: torch.device) -> str:
 
 def loading_rates(config: Config) -> dict[str, float]:
     """Pairs a second: from memory, and from files by one process and by one for each core."""
-    keep_heap()  # as a training does
+    keep_heap(config.batch_size)  # as a training does
     rates = {}
     for name, fields in {
         "from memory": {},

@@ -91,7 +91,7 @@ def speed_up(model, config):
     if device == "cpu":
         for layer in model.generator.decoder:
             layer.register_forward_hook(whole_gradient)
-        keep_heap()
+        keep_heap(config.batch_size)
     return model
 
 
@@ -107,11 +107,13 @@ def fused(optimizer: Adam) -> Adam:
 # ---- CPU --------------------------------------------------------------------------------------
 
 
-def keep_heap() -> None:
+def keep_heap(batch_size: int) -> None:
     """Lets freed memory stay with the process, for the next step needs as much.
 
     The C library gives large blocks back to the system, which hands them out again page by page and
-    zeroed: a quarter of a step at batch 1. glibc only; elsewhere nothing happens.
+    zeroed: a quarter of a step at batch 1. Still given back are blocks larger than a batch's
+    activations, the gradients of the largest weights: kept, they would scatter over the heap and
+    raise its peak. glibc only; elsewhere nothing happens.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -119,7 +121,7 @@ def keep_heap() -> None:
         return
     trim_threshold, mmap_threshold = -1, -3  # <malloc.h>
     mallopt(trim_threshold, 256 * 2**20)
-    mallopt(mmap_threshold, 32 * 2**20)  # the most that every glibc takes
+    mallopt(mmap_threshold, min(batch_size * 32 * 2**20, 2**31 - 1))
 
 
 def whole_gradient(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
