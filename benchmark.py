@@ -229,14 +229,84 @@ def loading_rates(config: Config) -> dict[str, float]:
         for _ in range(50):  # processes start, queues fill
             next(batches)
         start, pairs = time.perf_counter(), 0
-        while time.perf_counter() - start < 4:
+        while time.perf_counter() - start < 2:
             pairs += len(next(batches)["name"])
         rates[name] = pairs / (time.perf_counter() - start)
         del batches
     return rates
 
 
-# ---- The table --------------------------------------------------------------------------------
+# ---- The tables -------------------------------------------------------------------------------
+
+COLUMNS = ("batch", "variant", "ms/step", "images/s", "TFLOP/s", "of floor", "peak GB", "speed")
+
+
+def show(values) -> None:
+    print("| " + " | ".join(map(str, values)) + " |", flush=True)
+
+
+def step_table(configs: list[Config], device: torch.device, turns: int, port: str | None) -> list:
+    """Prints the table of the steps, for each configuration its variants; returns its rows."""
+    config = configs[0]
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[config.precision]
+    flop_rate, byte_rate = matrix_rate(dtype, device), copy_rate(device)
+    flops = count_flops(replace(config, batch_size=1))
+    networks = build_model(config, torch.device("meta"))[:2]
+    # Adam reads the weight, the gradient and both moments, and writes all but the gradient.
+    adam_bytes = 7 * 4 * sum(p.numel() for network in networks for p in network.parameters())
+    print(f"a {config.precision} matrix product here: {flop_rate / 1e12:.2f} TFLOP/s")
+    print(f"a copy: {byte_rate / 1e9:.0f} GB/s, read and written")
+    print(f"a step, counted: {flops / 1e9:.1f} GFLOP a pair, {adam_bytes / 1e9:.2f} GB for Adam")
+    print("the floor is the time that these take at those rates\n")
+
+    show(COLUMNS)
+    show(["---"] * len(COLUMNS))
+    rows = []
+    for config in configs:
+        fp32 = replace(config, precision="fp32")
+        variants = {
+            "textbook fp32": partial(our_step, replace(fp32, fast=False), device),
+            "ours fp32": partial(our_step, fp32, device),
+        }
+        if config.precision == "bf16":
+            variants["ours bf16"] = partial(our_step, config, device)
+        if port:
+            variants["the port, fp32"] = partial(port_step, port, config, device)
+        batch_size = config.batch_size
+        results = measure(variants, batch_size, config.crop_size, device, turns)
+        textbook = results["textbook fp32"]
+        for name in variants:
+            if results[name] is None:
+                show([batch_size, name, "died, for lack of memory perhaps"] + [""] * 5)
+                continue
+            seconds, memory = results[name]
+            values = (
+                batch_size,
+                name,
+                seconds * 1e3,
+                batch_size / seconds,
+                batch_size * flops / seconds / 1e12,
+                (batch_size * flops / flop_rate + adam_bytes / byte_rate) / seconds,
+                memory,
+                textbook and textbook[0] / seconds,
+            )
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
+            forms = ("{}", "{}", "{:.1f}", "{:.1f}", "{:.2f}", "{:.0%}", "{:.2f}", "{:.2f}x")
+            show(
+                "" if value is None else form.format(value)
+                for form, value in zip(forms, values, strict=True)
+            )
+    return rows
+
+
+def loading_table(config: Config) -> dict[str, float]:
+    rates = loading_rates(config)
+    print()
+    show(["loading", "pairs/s"])
+    show(["---", "---"])
+    for name, rate in rates.items():
+        show([name, f"{rate:.0f}"])
+    return rates
 
 
 def main(arguments) -> None:
@@ -252,79 +322,23 @@ def main(arguments) -> None:
         data_root=arguments.data_root,
         precision=choose_precision("auto", device)[0],
     )
+    usual = (1, 8) if device.type == "cpu" else (1, 4, 16, 64)
+    configs = [replace(config, batch_size=size) for size in arguments.batch_sizes or usual]
+    if arguments.turns < 1:
+        raise UserError(f"--turns is {arguments.turns}; it has to be 1 or more")
     if arguments.port and not (Path(arguments.port) / "models" / "networks.py").is_file():
         raise UserError(f"--port {arguments.port} holds no models/networks.py")
     if arguments.port and config.crop_size not in (128, 256):
         raise UserError(f"--crop_size is {config.crop_size}; the port has networks for 128 and 256")
 
     print(machine(device))
-    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[config.precision]
-    flop_rate, byte_rate = matrix_rate(dtype, device), copy_rate(device)
-    flops = count_flops(replace(config, batch_size=1))
-    model = build_model(config, torch.device("meta"))
-    parameters = sum(p.numel() for network in model[:2] for p in network.parameters())
-    # Adam reads the weight, the gradient and both moments, and writes all but the gradient.
-    adam_bytes = parameters * 7 * 4
-    print(
-        f"measured: {flop_rate / 1e12:.2f} TFLOP/s in a {config.precision} matrix product, "
-        f"{byte_rate / 1e9:.0f} GB/s in a copy"
-    )
-    print(
-        f"counted: {flops / 1e9:.1f} GFLOP a pair and {adam_bytes / 1e9:.2f} GB a step for Adam; "
-        "at these rates they are the floor\n"
-    )
-
-    columns = "batch | variant | ms/step | images/s | TFLOP/s | of the floor | peak GB | speed"
-    print(f"| {columns} |")
-    print("|" + "---|" * len(columns.split("|")))
-    rows = []
-    usual = (1, 8) if device.type == "cpu" else (1, 4, 16, 64)
-    for batch_size in arguments.batch_sizes or usual:
-        settings = replace(config, batch_size=batch_size)
-        plain = replace(settings, precision="fp32", fast=False)
-        variants = {
-            "textbook fp32": partial(our_step, plain, device),
-            "ours fp32": partial(our_step, replace(settings, precision="fp32"), device),
-        }
-        if config.precision == "bf16":
-            variants["ours bf16"] = partial(our_step, settings, device)
-        if arguments.port:
-            variants["the port, fp32"] = partial(port_step, arguments.port, settings, device)
-        results = measure(variants, batch_size, config.crop_size, device, arguments.turns)
-        floor = batch_size * flops / flop_rate + adam_bytes / byte_rate
-        for name, result in results.items():
-            if result is None:
-                print(
-                    f"| {batch_size} | {name} | did not end, for lack of memory perhaps | | | | | |"
-                )
-                continue
-            seconds, memory = result
-            base = results["textbook fp32"]
-            row = {
-                "batch": batch_size,
-                "variant": name,
-                "ms/step": seconds * 1e3,
-                "images/s": batch_size / seconds,
-                "TFLOP/s": batch_size * flops / seconds / 1e12,
-                "of the floor": floor / seconds,
-                "peak GB": memory,
-                "speed": base and base[0] / seconds,
-            }
-            rows.append(row)
-            shown = [batch_size, name, *(f"{row[key]:.3g}" for key in ("ms/step", "images/s"))]
-            shown += [f"{row['TFLOP/s']:.2f}", f"{row['of the floor']:.0%}"]
-            shown += [f"{memory:.2f}" if memory else "", f"{row['speed']:.2f}x" if base else ""]
-            print("| " + " | ".join(map(str, shown)) + " |")
-
+    steps = step_table(configs, device, arguments.turns, arguments.port)
     if Path(config.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
         make_demo(DEMO_ROOT)
-    rates = loading_rates(config)
-    print("\n| loading | pairs/s |\n|---|---|")
-    for name, rate in rates.items():
-        print(f"| {name} | {rate:.0f} |")
+    loading = loading_table(config)
     if arguments.output:
+        figures = {"machine": machine(device), "steps": steps, "loading": loading}
         with replacing(arguments.output) as temporary:
-            figures = {"machine": machine(device), "steps": rows, "loading": rates}
             temporary.write_text(json.dumps(figures, indent=2) + "\n")
 
 

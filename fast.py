@@ -6,12 +6,16 @@ line by line. Each function here says what it saves; benchmark.py measures it.
 
 import ctypes
 import time
+import warnings
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
+
+# Adam warns when what a graph could record runs outside of one, as the first steps do.
+warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
 
 # ---- Precision --------------------------------------------------------------------------------
 
@@ -42,19 +46,24 @@ def convolution_time(dtype: torch.dtype) -> float:
     return min(times)
 
 
-def use_bfloat16(network: nn.Module) -> None:
-    """Lets a network compute in bf16 where autocast holds that to be safe.
+def use_bfloat16(network: nn.Module, last: nn.Module) -> None:
+    """Lets a network compute in bf16 where that is safe.
 
-    Weights, the statistics of the norms and what comes out, so the losses too, stay in fp32.
+    Its `last` layer does not, for nothing would average its rounding out. Weights, the statistics
+    of the norms and what comes out, so the losses too, stay in fp32.
     """
     device = next(network.parameters()).device.type
-    forward = network.forward
+    inside, outside = last.forward, network.forward
+
+    def full(x: Tensor) -> Tensor:
+        with torch.autocast(device, enabled=False):
+            return inside(x.float())
 
     def mixed(*images: Tensor, **options) -> Tensor:
         with torch.autocast(device, torch.bfloat16):
-            return forward(*images, **options).float()
+            return outside(*images, **options)
 
-    network.forward = mixed
+    last.forward, network.forward = full, mixed
 
 
 # ---- All devices ------------------------------------------------------------------------------
@@ -64,8 +73,8 @@ def prepare(model, config):
     """The `train.Model` as `config.precision` and `config.fast` want it trained. The networks are
     changed in place; their weights and their names stay."""
     if config.precision == "bf16":
-        use_bfloat16(model.generator)
-        use_bfloat16(model.discriminator)
+        use_bfloat16(model.generator, model.generator.output)
+        use_bfloat16(model.discriminator, model.discriminator.layers[-1])
     return speed_up(model, config) if config.fast else model
 
 
@@ -89,8 +98,9 @@ def speed_up(model, config):
             optimizer_g=fused(model.optimizer_g), optimizer_d=fused(model.optimizer_d)
         )
     if device == "cpu":
-        for layer in model.generator.decoder:
-            layer.register_forward_hook(whole_gradient)
+        for module in [*model.generator.modules(), *model.discriminator.modules()]:
+            if isinstance(module, nn.BatchNorm2d):
+                module.register_forward_hook(matching_gradient)
         keep_heap(config.batch_size)
     return model
 
@@ -124,16 +134,23 @@ def keep_heap(batch_size: int) -> None:
     mallopt(mmap_threshold, min(batch_size * 32 * 2**20, 2**31 - 1))
 
 
-def whole_gradient(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-    """A forward hook: the gradient arrives at this layer in one piece.
+def matching_gradient(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    """A forward hook for batch norms: the gradient comes back laid out in memory as the output.
 
-    Where two tensors were joined it comes as a slice, on which PyTorch's batch norm is 10 to 40
-    times as slow backwards: a tenth of a step at batch 8.
+    From where two tensors were joined it comes as a slice, on which PyTorch's batch norm is 10 to
+    40 times as slow backwards: a tenth of a step at batch 8. From a matrix product it may come
+    transposed, and then at batch 1 PyTorch's result can be wrong (seen in 2.6 and 2.15).
     """
-    if output.requires_grad:
-        last = output.is_contiguous(memory_format=torch.channels_last)
-        layout = torch.channels_last if last else torch.contiguous_format
-        output.register_hook(lambda gradient: gradient.contiguous(memory_format=layout))
+    if not output.requires_grad:
+        return
+    strides = output.stride()
+
+    def match(gradient: Tensor) -> Tensor:
+        if gradient.stride() == strides:
+            return gradient
+        return gradient.new_empty_strided(gradient.shape, strides).copy_(gradient)
+
+    output.register_hook(match)
 
 
 # Output positions of a convolution, or input positions of a transposed one, up to which it is
@@ -160,8 +177,8 @@ def multiply_down(convolution: nn.Conv2d, x: Tensor) -> Tensor:
     """The 4x4 convolution of stride 2 as a matrix product: (B, C, H, W) -> (B, C', H/2, W/2)."""
     height, width = x.shape[-2:]
     patches = F.unfold(x, 4, padding=1, stride=2).transpose(1, 2)  # (B, H/2 * W/2, C * 16)
-    y = F.linear(patches, convolution.weight.flatten(1))
-    return y.transpose(1, 2).unflatten(2, (height // 2, width // 2))
+    y = F.linear(patches, convolution.weight.flatten(1)).transpose(1, 2)
+    return y.contiguous().unflatten(2, (height // 2, width // 2))
 
 
 def multiply_up(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:
@@ -192,6 +209,7 @@ class GraphedStep:
         self.step = step  # (x, y) -> losses
         self.taken = 0
         self.graph = None
+        self.side = torch.cuda.Stream()
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         self.taken += 1
@@ -210,9 +228,9 @@ class GraphedStep:
 
     def beside(self, x: Tensor, y: Tensor) -> Tensor:
         """The step on a stream of its own, as a recording asks of what comes before it."""
-        main, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(main)
-        with torch.cuda.stream(side):
+        main = torch.cuda.current_stream()
+        self.side.wait_stream(main)
+        with torch.cuda.stream(self.side):
             losses = self.step(x, y)
-        main.wait_stream(side)
+        main.wait_stream(self.side)
         return losses
