@@ -223,7 +223,7 @@ def loading_rates(config: Config) -> dict[str, float]:
         "from files, 1 process": {"cache_gb": 0.0, "num_workers": 1},
         f"from files, {usable_cores()} processes": {"cache_gb": 0.0, "num_workers": -1},
     }.items():
-        settings = replace(config, epochs=1000, **fields)
+        settings = replace(config, epochs=10**9, **fields)  # more than there is time for
         data = PairedDataset(settings, "train")
         batches = iter(load_batches(data, TrainingOrder(len(data), settings)))
         for _ in range(50):  # processes start, queues fill
