@@ -174,7 +174,8 @@ class Processes:
         if not self.first:
             sys.stdout.close()
             sys.stdout = self.stdout
-        if self.size > 1:
+        if self.size > 1 and error[0] is None:  # after an error the others may never come
+            self.wait()  # gloo may hang where one leaves while another still works
             torch.distributed.destroy_process_group()
 
     def share(self, model: Model) -> Model:
