@@ -301,11 +301,11 @@ def step_table(configs: list[Config], device: torch.device, turns: int, port: st
 
 def loading_table(config: Config) -> dict[str, float]:
     rates = loading_rates(config)
-    print()
     show(["loading", "pairs/s"])
     show(["---", "---"])
     for name, rate in rates.items():
         show([name, f"{rate:.0f}"])
+    print()
     return rates
 
 
@@ -332,10 +332,10 @@ def main(arguments) -> None:
         raise UserError(f"--crop_size is {config.crop_size}; the port has networks for 128 and 256")
 
     print(machine(device))
-    steps = step_table(configs, device, arguments.turns, arguments.port)
     if Path(config.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
         make_demo(DEMO_ROOT)
-    loading = loading_table(config)
+    loading = loading_table(config)  # first, so that bad data cost no minutes
+    steps = step_table(configs, device, arguments.turns, arguments.port)
     if arguments.output:
         figures = {"machine": machine(device), "steps": steps, "loading": loading}
         with replacing(arguments.output) as temporary:

@@ -30,10 +30,8 @@ if os.environ.get("RANK", "0") != "0":
     os.environ["TQDM_DISABLE"] = "1"  # of several processes, only the first shows its progress
 
 import torch
-import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 from tqdm import tqdm
 
@@ -47,8 +45,9 @@ from generator import UNetGenerator
 from utils import (
     Background,
     Log,
+    Processes,
     build_generator,
-    choose_device,
+    device_of,
     load_checkpoint,
     on_cpu,
     replacing,
@@ -150,67 +149,6 @@ def learning_rate(config: Config, epoch: int) -> float:
     """That of an epoch, counted from 0. Constant, as in the paper, unless `decay_epochs` is set:
     then it falls linearly over the last of them, as in the PyTorch port."""
     return config.learning_rate * min(1.0, (config.epochs - epoch) / (config.decay_epochs + 1))
-
-
-class Processes:
-    """Those that train a run together: as many as torchrun started, or this one alone."""
-
-    def __init__(self, device: torch.device):
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.first = self.rank == 0  # it alone validates and writes
-        # Steps from one agreement to the next about what clocks and signals ask for.
-        self.agree_steps = 10 if self.size > 1 else 1
-        if self.size > 1:
-            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            torch.distributed.init_process_group(backend)
-
-    def __enter__(self):
-        if not self.first:  # one line for all is enough; errors go to stderr
-            self.stdout, sys.stdout = sys.stdout, open(os.devnull, "w")
-        return self
-
-    def __exit__(self, *error) -> None:
-        if not self.first:
-            sys.stdout.close()
-            sys.stdout = self.stdout
-        if self.size > 1 and error[0] is None:  # after an error the others may never come
-            self.wait()  # gloo may hang where one leaves while another still works
-            torch.distributed.destroy_process_group()
-
-    def share(self, model: Model) -> Model:
-        """The model with gradients that are means over the processes."""
-        if self.size == 1:
-            return model
-        return model._replace(
-            generator=DistributedDataParallel(model.generator),
-            discriminator=DistributedDataParallel(model.discriminator),
-        )
-
-    def mean(self, tensor: Tensor) -> Tensor:
-        if self.size > 1:
-            tensor = tensor.clone()
-            torch.distributed.all_reduce(tensor)
-        return tensor / self.size
-
-    def largest(self, *numbers: int) -> list[int]:
-        """Of each number the largest that a process has."""
-        if self.size == 1:
-            return list(numbers)
-        tensor = torch.tensor(numbers)
-        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
-        return tensor.tolist()
-
-    def gather(self, state) -> list:
-        """What each process has, in the order of their ranks."""
-        states = [state] * self.size
-        if self.size > 1:
-            torch.distributed.all_gather_object(states, state)
-        return states
-
-    def wait(self) -> None:
-        if self.size > 1:
-            torch.distributed.barrier()
 
 
 class Meter:
@@ -332,16 +270,6 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
             make_demo(DEMO_ROOT)
         processes.wait()
         return train_on(device, processes, config, checkpoint)
-
-
-def device_of(config: Config) -> torch.device:
-    """The device of this process: by default, of several on a machine each has a GPU of its own."""
-    device = choose_device(config.device)
-    if device.type == "cuda":
-        if device.index is None:
-            device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-        torch.cuda.set_device(device)
-    return device
 
 
 def train_on(

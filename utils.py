@@ -1,4 +1,4 @@
-"""Pictures and tensors, trained generators, checkpoints, sample grids, logs.
+"""Pictures and tensors, devices and processes, trained generators, checkpoints, logs.
 
     from PIL import Image
     from utils import load_generator, translate
@@ -14,13 +14,16 @@ import csv
 import dataclasses
 import os
 import platform
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed
 from PIL import Image, ImageOps
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torchvision.utils import make_grid
 
 from config import Config, UserError, config_from_dict
@@ -79,7 +82,7 @@ def save_image(image: Image.Image, path: Path) -> None:
         image.save(temporary, format="PNG")
 
 
-# ---- Randomness and devices -------------------------------------------------------------------
+# ---- Devices, processes and randomness --------------------------------------------------------
 
 
 def choose_device(name: str) -> torch.device:
@@ -98,6 +101,77 @@ def choose_device(name: str) -> torch.device:
     if no_cuda or no_mps:
         raise UserError(f"device is {name!r}; torch finds none on this machine")
     return device
+
+
+def device_of(config: Config) -> torch.device:
+    """The device of this process: by default, of several on a machine each has a GPU of its own."""
+    device = choose_device(config.device)
+    if device.type == "cuda":
+        if device.index is None:
+            device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        torch.cuda.set_device(device)
+    return device
+
+
+class Processes:
+    """Those that train a run together: as many as torchrun started, or this one alone."""
+
+    def __init__(self, device: torch.device):
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.first = self.rank == 0  # it alone validates and writes
+        # Steps from one agreement to the next about what clocks and signals ask for.
+        self.agree_steps = 10 if self.size > 1 else 1
+        if self.size > 1:
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            torch.distributed.init_process_group(backend)
+
+    def __enter__(self):
+        if not self.first:  # one line for all is enough; errors go to stderr
+            self.stdout, sys.stdout = sys.stdout, open(os.devnull, "w")
+        return self
+
+    def __exit__(self, *error) -> None:
+        if not self.first:
+            sys.stdout.close()
+            sys.stdout = self.stdout
+        if self.size > 1 and error[0] is None:  # after an error the others may never come
+            self.wait()  # gloo may hang where one leaves while another still works
+            torch.distributed.destroy_process_group()
+
+    def share(self, model):
+        """The `train.Model` with gradients that are means over the processes."""
+        if self.size == 1:
+            return model
+        return model._replace(
+            generator=DistributedDataParallel(model.generator),
+            discriminator=DistributedDataParallel(model.discriminator),
+        )
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        if self.size > 1:
+            tensor = tensor.clone()
+            torch.distributed.all_reduce(tensor)
+        return tensor / self.size
+
+    def largest(self, *numbers: int) -> list[int]:
+        """Of each number the largest that a process has."""
+        if self.size == 1:
+            return list(numbers)
+        tensor = torch.tensor(numbers)
+        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+        return tensor.tolist()
+
+    def gather(self, state) -> list:
+        """What each process has, in the order of their ranks."""
+        states = [state] * self.size
+        if self.size > 1:
+            torch.distributed.all_gather_object(states, state)
+        return states
+
+    def wait(self) -> None:
+        if self.size > 1:
+            torch.distributed.barrier()
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
