@@ -168,7 +168,7 @@ def count_flops(config: Config) -> int:
     model = build_model(config, device)
     x, y = torch.empty(2, config.batch_size, 3, config.crop_size, config.crop_size, device=device)
     with FlopCounterMode(display=False) as counter:
-        train_step(model, x, y, config.lambda_l1)
+        train_step(model, x, y, config)
     return counter.get_total_flops()
 
 

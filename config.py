@@ -18,6 +18,7 @@ import math
 import re
 import sys
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 
 
 @dataclass(frozen=True)
@@ -27,30 +28,44 @@ class Config:
     # Data
     data_root: str = "data/demo"  # folder with train/, val/, test/ (or A/train/, B/train/ ...)
     direction: str = "BtoA"  # AtoB: A (left half, folder A) is the input; BtoA: B (right) is
+    palette: str = "auto"  # of label pictures in B: demo, facades, cityscapes; auto: by data_root
     in_channels: int = 3  # channels of the input: 3 colour, 1 grey
-    out_channels: int = 3  # channels of the target: 3 colour, 1 grey
+    out_channels: int = 3  # channels of the target: 3 colour, 1 grey, 2 for colorization
     load_size: int = 143  # side to which training pairs are resized (paper: 286)
     crop_size: int = 128  # side of the random crop of them that is trained on (paper: 256)
     mirror: bool = True  # flip half of the training pairs left to right
+    limit: int = 0  # use only the first so many pictures of each split; 0: all of them
     cache_gb: float = 4.0  # keep the resized training pairs in memory if they take fewer GB
     num_workers: int = -1  # processes that load data; -1: none if cached, else one for each core
+
+    # Tasks that make their own pairs from plain pictures
+    task: str = "pairs"  # pairs, colorization, inpainting, super_resolution, edges or style
+    part: str = "whole"  # of each picture: whole, or A or B, the left or right half of it
+    mask: str = "centre"  # what inpainting hides: centre, random, or a folder of masks (white)
+    factor: int = 4  # by which super_resolution enlarges: 2, 4 or 8
 
     # Networks
     generator: str = "unet"  # unet, or encoder_decoder: the same without skips (Section 4.3)
     base_channels: int = 32  # filters of the generator's first layer (paper: 64)
     depth: int = 7  # halvings down to the bottleneck: 7 for 128, 8 for 256 (paper), 10 for 1024
     dropout: float = 0.5  # noise z: share dropped after the decoder's first 3 layers (paper: 0.5)
+    norm: str = "batch"  # batch (paper) or instance; the same thing at batch_size 1
+    upsampling: str = "transposed"  # the decoder's convolutions: transposed (paper), or resize
     discriminator_channels: int = 32  # filters of the discriminator's first layer (paper: 64)
     receptive_field: int = 70  # the discriminator's patch: 1, 16, 34, 70, 142, 286 (paper: 70)
 
     # Optimisation
-    lambda_l1: float = 100.0  # weight of L1 beside the adversarial loss (paper: 100)
+    lambda_l1: float = 100.0  # weight of the L1 loss (paper: 100); 0: without it
+    gan_weight: float = 1.0  # weight of the adversarial loss (paper: 1); 0: no discriminator
+    conditional: bool = True  # the discriminator sees x beside y (cGAN); false: y alone (GAN)
+    gan_loss: str = "cross_entropy"  # cross_entropy (paper) or least_squares
     learning_rate: float = 2e-4  # of Adam, for both networks (paper: 2e-4)
     beta1: float = 0.5  # Adam's momentum (paper: 0.5)
     beta2: float = 0.999  # Adam's second-moment decay (paper: 0.999)
     batch_size: int = 1  # pairs a step, on each GPU of several (paper: 1 to 10, by experiment)
     epochs: int = 25  # passes over the training pairs (paper: 200 for facades)
     decay_epochs: int = 0  # last epochs, over which the learning rate falls to 0 (paper: none)
+    ema_decay: float = 0.0  # of a running mean of the generator, to translate with; 0: none
     seed: int = 0  # of the weights, the order, the crops and the noise
 
     # The run
@@ -75,29 +90,37 @@ class Config:
 
         for name in ("data_root", "output"):
             self.check(name, getattr(self, name) != "", "has to name a folder")
-        self.check("direction", self.direction in ("AtoB", "BtoA"), "can be AtoB or BtoA")
+        for name, choices in CHOICES.items():
+            self.check(name, getattr(self, name) in choices, f"can be {' or '.join(choices)}")
+        if self.task == "colorization":
+            self.check("in_channels", self.in_channels == 1, "has to be 1, L, for colorization")
+            self.check("out_channels", self.out_channels == 2, "has to be 2, ab, for colorization")
         for name in ("in_channels", "out_channels"):
-            self.check(name, getattr(self, name) in (1, 3), "can be 1 or 3")
-        generators = ("unet", "encoder_decoder")
-        self.check("generator", self.generator in generators, f"can be {' or '.join(generators)}")
+            allowed = getattr(self, name) in (1, 3) or self.task == "colorization"
+            self.check(name, allowed, "can be 1 or 3")
+        if self.task in ("inpainting", "super_resolution"):
+            alike = self.in_channels == self.out_channels
+            self.check("in_channels", alike, f"has to be out_channels, {self.out_channels}")
+        self.check("mask", self.mask != "", "can be centre, random or a folder")
+        self.check("factor", self.factor in (2, 4, 8), "can be 2, 4 or 8")
         fields = (1, 16, 34, 70, 142, 286)
         self.check("receptive_field", self.receptive_field in fields, f"can be one of {fields}")
         device = re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", self.device)
         self.check("device", device is not None, "can be auto, cpu, cuda, cuda:N or mps")
 
-        precisions = ("auto", "fp32", "bf16")
-        self.check("precision", self.precision in precisions, f"can be {', '.join(precisions)}")
-
         at_least_one = ("base_channels", "discriminator_channels", "batch_size", "epochs")
         intervals = ("log_steps", "validate_epochs", "sample_images", "save_epochs")
         for name in at_least_one + intervals:
             self.check(name, getattr(self, name) >= 1, "has to be 1 or more")
-        for name in ("cache_gb", "decay_epochs", "keep_epochs"):
+        for name in ("limit", "cache_gb", "decay_epochs", "keep_epochs"):
             self.check(name, getattr(self, name) >= 0, "can't be negative")
         self.check("seed", 0 <= self.seed < 2**63, "has to be from 0 to below 2**63")
-        finite = math.isfinite(self.lambda_l1) and self.lambda_l1 >= 0
-        self.check("lambda_l1", finite, "can't be negative or infinite")
-        for name in ("dropout", "beta1", "beta2"):
+        for name in ("lambda_l1", "gan_weight"):
+            finite = math.isfinite(getattr(self, name)) and getattr(self, name) >= 0
+            self.check(name, finite, "can't be negative or infinite")
+        some = self.lambda_l1 + self.gan_weight > 0
+        self.check("gan_weight", some, "can't be 0 where lambda_l1 is 0 too: nothing would be left")
+        for name in ("dropout", "beta1", "beta2", "ema_decay"):
             self.check(name, 0 <= getattr(self, name) < 1, "has to be from 0 to below 1")
         finite = math.isfinite(self.learning_rate) and self.learning_rate > 0
         self.check("learning_rate", finite, "has to be more than 0 and finite")
@@ -131,10 +154,31 @@ class Config:
             f"can't be more than epochs, {self.epochs}",
         )
 
+    def label_palette(self) -> str | None:
+        """The palette of B's pictures, None where they are no labels of known colours."""
+        name = PurePath(self.data_root).name if self.palette == "auto" else self.palette
+        return name if name in PALETTES and self.task == "pairs" else None
+
     def check(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
             raise UserError(f"{name} is {getattr(self, name)!r}; it {rule}")
 
+
+# Datasets whose label pictures, their B, have colours known to scores.py.
+PALETTES = ("demo", "facades", "cityscapes")
+
+# What some fields can be; the rules of the others stand in Config.__post_init__.
+CHOICES = {
+    "direction": ("AtoB", "BtoA"),
+    "palette": ("auto", *PALETTES, "none"),
+    "task": ("pairs", "colorization", "inpainting", "super_resolution", "edges", "style"),
+    "part": ("whole", "A", "B"),
+    "generator": ("unet", "encoder_decoder"),
+    "norm": ("batch", "instance"),
+    "upsampling": ("transposed", "resize"),
+    "gan_loss": ("cross_entropy", "least_squares"),
+    "precision": ("auto", "fp32", "bf16"),
+}
 
 # Sections 3.3 and 6.2: what all of the paper's experiments share.
 PAPER = Config(
@@ -159,6 +203,9 @@ PAPER_EDGES = replace(
     save_epochs=1,
 )
 
+# Section 6.2: mirrored, but without jitter.
+PLAIN = replace(PAPER, data_root="data/photos", load_size=256, batch_size=4)
+
 # Section 6.2, an experiment each. The direction is that of the files as the authors released
 # them: BtoA where what is to be made, the photo, is in the left half.
 PRESETS: dict[str, Config] = {
@@ -179,6 +226,25 @@ PRESETS: dict[str, Config] = {
         save_epochs=1,
         output="runs/day2night",
     ),
+    # From a folder of plain pictures. Colorization and inpainting are the paper's.
+    "colorization": replace(
+        PLAIN,
+        task="colorization",
+        in_channels=1,
+        out_channels=2,
+        epochs=6,
+        validate_epochs=1,
+        save_epochs=1,
+        output="runs/colorization",
+    ),
+    "inpainting": replace(
+        PLAIN, task="inpainting", epochs=25, validate_epochs=5, output="runs/inpainting"
+    ),
+    "super_resolution": replace(
+        PLAIN, task="super_resolution", epochs=100, output="runs/super_resolution"
+    ),
+    "edges": replace(PLAIN, task="edges", in_channels=1, epochs=100, output="runs/edges"),
+    "style": replace(PLAIN, task="style", epochs=100, output="runs/style"),
 }
 
 # What may differ between a run and its continuation. All else decides what the run would have
@@ -186,6 +252,7 @@ PRESETS: dict[str, Config] = {
 # epochs with a decay, for they move it; but then the user asked for it.)
 CHANGEABLE = {
     "data_root",
+    "palette",
     "cache_gb",
     "num_workers",
     "epochs",

@@ -33,12 +33,19 @@ class PatchDiscriminator(nn.Module):
         in_channels: channels of all it is shown together: x and y, 3 + 3.
         base_channels: filters of the first layer; they double up to 8 times as many. Paper: 64.
         receptive_field: side of the patch in pixels: 1, 16, 34, 70, 142 or 286.
+        norm: "batch", or "instance" for statistics of each picture alone at every batch size.
 
     Shapes: (B, in_channels, H, W) -> (B, 1, h, w), logits: the paper's sigmoid is part of the
     loss, where it is numerically safe. Raises ValueError on another receptive field.
     """
 
-    def __init__(self, in_channels: int = 6, base_channels: int = 64, receptive_field: int = 70):
+    def __init__(
+        self,
+        in_channels: int = 6,
+        base_channels: int = 64,
+        receptive_field: int = 70,
+        norm: str = "batch",
+    ):
         super().__init__()
         if receptive_field not in STRIDED_LAYERS:
             raise ValueError(
@@ -56,7 +63,7 @@ class PatchDiscriminator(nn.Module):
             normed = i > 0  # by the paper not after the first layer
             layers.append(nn.Conv2d(channels, width, kernel[0], stride, kernel[1], bias=not normed))
             if normed:
-                layers.append(nn.BatchNorm2d(width, track_running_stats=False))
+                layers.append(NORMS[norm](width))
             layers.append(nn.LeakyReLU(0.2))
             channels = width
         layers.append(nn.Conv2d(channels, 1, kernel[0], 1, kernel[1]))
@@ -68,9 +75,16 @@ class PatchDiscriminator(nn.Module):
         return self.layers(torch.cat(images, dim=1))
 
 
+# As in generator.py, repeated so that each network's file can be read and used alone.
+NORMS = {
+    "batch": lambda channels: nn.BatchNorm2d(channels, track_running_stats=False),
+    "instance": lambda channels: nn.InstanceNorm2d(channels, affine=True),
+}
+
+
 def initialize(module: nn.Module) -> None:
-    """As in generator.py, repeated so that each network's file can be read and used alone."""
-    if isinstance(module, nn.BatchNorm2d):
+    """The same again."""
+    if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
     elif isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)

@@ -74,7 +74,8 @@ def prepare(model, config):
     changed in place; their weights and their names stay."""
     if config.precision == "bf16":
         use_bfloat16(model.generator, model.generator.output)
-        use_bfloat16(model.discriminator, model.discriminator.layers[-1])
+        if model.discriminator:
+            use_bfloat16(model.discriminator, model.discriminator.layers[-1])
     return speed_up(model, config) if config.fast else model
 
 
@@ -85,21 +86,24 @@ def speed_up(model, config):
     Adam is fused, and memory is laid out channels last, as the fast convolutions have it.
     """
     device = next(model.generator.parameters()).device.type
+    networks = filter(None, (model.generator, model.discriminator))
+    modules = [module for network in networks for module in network.modules()]
     if device == "cuda":
         torch.backends.cudnn.benchmark = True
     if device == "cuda" or (device == "cpu" and config.precision == "bf16"):
         products = small_layers(model.generator, config) if device == "cpu" else []
-        for module in [*model.generator.modules(), *model.discriminator.modules()]:
+        for module in modules:
             if module in products:
                 module.forward = partial(PRODUCTS[type(module)], module)
             elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 module.to(memory_format=torch.channels_last)
         model = model._replace(
-            optimizer_g=fused(model.optimizer_g), optimizer_d=fused(model.optimizer_d)
+            optimizer_g=fused(model.optimizer_g),
+            optimizer_d=model.optimizer_d and fused(model.optimizer_d),
         )
     if device == "cpu":
-        for module in [*model.generator.modules(), *model.discriminator.modules()]:
-            if isinstance(module, nn.BatchNorm2d):
+        for module in modules:
+            if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
                 module.register_forward_hook(matching_gradient)
         keep_heap(config.batch_size)
     return model
@@ -135,7 +139,7 @@ def keep_heap(batch_size: int) -> None:
 
 
 def matching_gradient(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-    """A forward hook for batch norms: the gradient comes back laid out in memory as the output.
+    """A forward hook for norms: the gradient comes back laid out in memory as the output.
 
     From where two tensors were joined it comes as a slice, on which PyTorch's batch norm is 10 to
     40 times as slow backwards: a tenth of a step at batch 8. From a matrix product it may come
@@ -170,7 +174,8 @@ def small_layers(generator: nn.Module, config) -> list[nn.Module]:
         *zip(generator.decoder, reversed(small), strict=False),  # the output layer is none of them
     ]
     modules = [module for layer, is_small in layers if is_small for module in layer]
-    return [module for module in modules if type(module) in PRODUCTS]
+    # The plain 3x3 convolutions of another upsampling are none of these.
+    return [m for m in modules if type(m) in PRODUCTS and m.stride == (2, 2)]
 
 
 def multiply_down(convolution: nn.Conv2d, x: Tensor) -> Tensor:

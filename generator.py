@@ -5,8 +5,9 @@
     G = UNetGenerator()                      # 54,413,955 parameters, for 256x256 pictures
     y = G(x)                                 # (B, 3, H, W) -> (B, 3, H, W), values in [-1, 1]
 
-Every convolution is 4x4 with stride 2 and padding 1: the encoder halves the picture at each of
-its `depth` layers, the decoder doubles it back. At depth 8 and 256x256, in the paper's notation:
+Every convolution is 4x4 with stride 2 and padding 1 (unless upsampling is "resize"): the encoder
+halves the picture at each of its `depth` layers, the decoder doubles it back. At depth 8 and
+256x256, in the paper's notation:
 
     encoder  C64-C128-C256-C512-C512-C512-C512-C512      256 px -> 1 px
     decoder  CD512-CD512-CD512-C512-C256-C128-C64-out      1 px -> 256 px
@@ -27,6 +28,9 @@ class UNetGenerator(nn.Module):
         depth: number of halvings. The bottleneck of a 2**depth picture is one pixel: 8 for 256 px,
             7 for 128 px, 10 for 1024 px.
         dropout: share of values dropped after the first three decoder layers. It is the noise z.
+        norm: "batch", or "instance" for statistics of each picture alone at every batch size.
+        upsampling: how the decoder doubles: "transposed" convolutions, or "resize", an enlargement
+            before a plain one, which leaves no checkerboard (Odena et al., Distill 2016).
 
     Shapes: (B, in_channels, H, W) -> (B, out_channels, H, W), H and W multiples of 2**depth, both
     in [-1, 1]. Raises ValueError on other sizes, and on a depth under 2.
@@ -41,6 +45,8 @@ class UNetGenerator(nn.Module):
         base_channels: int = 64,
         depth: int = 8,
         dropout: float = 0.5,
+        norm: str = "batch",
+        upsampling: str = "transposed",
     ):
         super().__init__()
         if depth < 2:
@@ -59,15 +65,13 @@ class UNetGenerator(nn.Module):
             # batch 1 the norm of the bottleneck's one pixel would be zero whatever the input.
             normed = 0 < i < depth - 1
             channels = widths[i - 1] if i > 0 else in_channels
-            self.encoder.append(down(channels, width, activated=i > 0, normed=normed))
+            self.encoder.append(down(channels, width, i > 0, norm if normed else None))
 
-        self.decoder = nn.ModuleList([up(widths[-1], widths[-2])])
+        self.decoder = nn.ModuleList([up(widths[-1], widths[-2], norm, upsampling)])
         for i in range(depth - 2, 0, -1):
-            self.decoder.append(up(joined * widths[i], widths[i - 1]))
+            self.decoder.append(up(joined * widths[i], widths[i - 1], norm, upsampling))
         self.output = nn.Sequential(
-            nn.ReLU(),
-            nn.ConvTranspose2d(joined * widths[0], out_channels, 4, stride=2, padding=1),
-            nn.Tanh(),
+            nn.ReLU(), *doubling(joined * widths[0], out_channels, upsampling, bias=True), nn.Tanh()
         )
         self.apply(initialize)
 
@@ -104,7 +108,7 @@ class EncoderDecoderGenerator(UNetGenerator):
     joins_skips = False
 
 
-def down(in_channels: int, out_channels: int, activated: bool, normed: bool) -> nn.Sequential:
+def down(in_channels: int, out_channels: int, activated: bool, norm: str | None) -> nn.Sequential:
     """Ck of the encoder, (B, in, H, W) -> (B, out, H/2, W/2).
 
     The activation of a layer stands in front of the next one's convolution, so that the skips
@@ -112,18 +116,22 @@ def down(in_channels: int, out_channels: int, activated: bool, normed: bool) -> 
     """
     layers = [nn.LeakyReLU(0.2)] if activated else []
     layers.append(nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False))
-    if normed:
-        layers.append(batch_norm(out_channels))
+    if norm:
+        layers.append(NORMS[norm](out_channels))
     return nn.Sequential(*layers)
 
 
-def up(in_channels: int, out_channels: int) -> nn.Sequential:
+def up(in_channels: int, out_channels: int, norm: str, upsampling: str) -> nn.Sequential:
     """Ck of the decoder, (B, in, H, W) -> (B, out, 2H, 2W)."""
-    return nn.Sequential(
-        nn.ReLU(),
-        nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
-        batch_norm(out_channels),
-    )
+    layers = doubling(in_channels, out_channels, upsampling, bias=False)
+    return nn.Sequential(nn.ReLU(), *layers, NORMS[norm](out_channels))
+
+
+def doubling(in_channels: int, out_channels: int, upsampling: str, bias: bool) -> list[nn.Module]:
+    if upsampling == "resize":
+        convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
+        return [nn.Upsample(scale_factor=2), convolution]
+    return [nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1, bias=bias)]
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -134,9 +142,16 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, track_running_stats=False)
 
 
+def instance_norm(channels: int) -> nn.InstanceNorm2d:
+    return nn.InstanceNorm2d(channels, affine=True)
+
+
+NORMS = {"batch": batch_norm, "instance": instance_norm}
+
+
 def initialize(module: nn.Module) -> None:
     """Weights N(0, 0.02), norm scales N(1, 0.02), biases 0 (Section 6.2 and the Lua code)."""
-    if isinstance(module, nn.BatchNorm2d):
+    if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
     elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)

@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Adam
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from config import Config, UserError, config_from_dict, continued
@@ -61,67 +62,90 @@ from utils import (
 
 
 class Model(NamedTuple):
-    """What training changes."""
+    """What training changes. Where there is no adversarial loss, there is no discriminator."""
 
     generator: UNetGenerator
-    discriminator: PatchDiscriminator
+    discriminator: PatchDiscriminator | None
     optimizer_g: Adam
-    optimizer_d: Adam
+    optimizer_d: Adam | None
+
+    def parts(self) -> dict:
+        """Those that there are, by name."""
+        return {name: part for name, part in self._asdict().items() if part is not None}
 
 
 def build_model(config: Config, device: torch.device) -> Model:
-    """Both networks and their optimisers, from the seed of the configuration."""
+    """The networks and their optimisers, from the seed of the configuration."""
     torch.manual_seed(config.seed)
     generator = build_generator(config).to(device)
+    optimizer_g = build_adam(generator, config)
+    if config.gan_weight == 0:
+        return Model(generator, None, optimizer_g, None)
     discriminator = PatchDiscriminator(
-        config.in_channels + config.out_channels,
+        config.out_channels + (config.in_channels if config.conditional else 0),
         config.discriminator_channels,
         config.receptive_field,
+        config.norm,
     ).to(device)
-    optimizer_g, optimizer_d = (
-        Adam(network.parameters(), config.learning_rate, betas=(config.beta1, config.beta2))
-        for network in (generator, discriminator)
-    )
-    return Model(generator, discriminator, optimizer_g, optimizer_d)
+    return Model(generator, discriminator, optimizer_g, build_adam(discriminator, config))
 
 
-def train_step(model: Model, x: Tensor, y: Tensor, lambda_l1: float) -> Tensor:
+def build_adam(network: torch.nn.Module, config: Config) -> Adam:
+    betas = (config.beta1, config.beta2)
+    return Adam(network.parameters(), config.learning_rate, betas=betas)
+
+
+def train_step(model: Model, x: Tensor, y: Tensor, config: Config) -> Tensor:
     """One step of the discriminator, then one of the generator (Sections 3.1 and 3.3).
 
     x: (B, C, H, W) input, y: (B, C', H, W) target, both in [-1, 1].
-    Returns (3,): the losses of the discriminator, of the generator's GAN term and of its L1 term.
+    Returns (3,): the losses of the discriminator, of the generator's GAN term and of its L1 term;
+    the first two are 0 without a discriminator.
     """
     generator, discriminator, optimizer_g, optimizer_d = model
+    gan_loss = GAN_LOSSES[config.gan_loss]
+    seen = (x,) if config.conditional else ()  # by D beside y (cGAN), or not (GAN, Section 4.1)
     optimizer_g.zero_grad()  # not only before its backward pass: this one can use the memory
     fake = generator(x)  # (B, C', H, W)
+    loss_d = loss_gan = x.new_zeros(())
 
     # ---- D: maximise log D(x, y) + log(1 - D(x, G(x, z))), halved to slow it down beside G
-    discriminator.requires_grad_(True)
-    real_logits = discriminator(x, y)  # (B, 1, h, w)
-    fake_logits = discriminator(x, fake.detach())  # (B, 1, h, w)
-    loss_d = (bce(real_logits, 1.0) + bce(fake_logits, 0.0)) / 2
-    optimizer_d.zero_grad()
-    loss_d.backward()
-    optimizer_d.step()
+    if discriminator:
+        discriminator.requires_grad_(True)
+        real_logits = discriminator(*seen, y)  # (B, 1, h, w)
+        fake_logits = discriminator(*seen, fake.detach())  # (B, 1, h, w)
+        loss_d = (gan_loss(real_logits, 1.0) + gan_loss(fake_logits, 0.0)) / 2
+        optimizer_d.zero_grad()
+        loss_d.backward()
+        optimizer_d.step()
 
     # ---- G: maximise log D(x, G(x, z)), judged by the D just updated, and minimise λ·|y - G(x, z)|
-    discriminator.requires_grad_(False)
-    loss_gan = bce(discriminator(x, fake), 1.0)
+    if discriminator:
+        discriminator.requires_grad_(False)
+        loss_gan = gan_loss(discriminator(*seen, fake), 1.0)
     loss_l1 = F.l1_loss(fake, y)
-    (loss_gan + lambda_l1 * loss_l1).backward()
+    (config.gan_weight * loss_gan + config.lambda_l1 * loss_l1).backward()
     optimizer_g.step()
 
     return torch.stack([loss_d, loss_gan, loss_l1]).detach()
 
 
-def bce(logits: Tensor, label: float) -> Tensor:
-    """Binary cross-entropy against all real (1) or all generated (0), the sigmoid included."""
+def cross_entropy(logits: Tensor, label: float) -> Tensor:
+    """Against all real (1) or all generated (0), the sigmoid included: the paper's loss."""
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
+
+
+def least_squares(logits: Tensor, label: float) -> Tensor:
+    """The same by squared distance (LSGAN, Mao et al., ICCV 2017), as many like it."""
+    return F.mse_loss(logits, torch.full_like(logits, label))
+
+
+GAN_LOSSES = {"cross_entropy": cross_entropy, "least_squares": least_squares}
 
 
 def step_of(model: Model, config: Config, graph: bool = True):
     """(x, y) -> losses: the step as it is, or on a GPU, if wanted, its replayed recording."""
-    step = partial(train_step, model, lambda_l1=config.lambda_l1)
+    step = partial(train_step, model, config=config)
     on_gpu = next(model.generator.parameters()).is_cuda
     return GraphedStep(step) if graph and config.fast and on_gpu else step
 
@@ -136,8 +160,15 @@ def restore(optimizer: Adam, state: dict) -> None:
             moments[name] = torch.empty_like(parameter).copy_(moments[name])
 
 
+def averaged(generator: UNetGenerator, config: Config) -> AveragedModel | None:
+    """A running mean of the generator's weights, if `config.ema_decay` asks for one."""
+    if config.ema_decay == 0:
+        return None
+    return AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+
+
 def set_learning_rate(model: Model, rate: float) -> None:
-    for optimizer in (model.optimizer_g, model.optimizer_d):
+    for optimizer in filter(None, (model.optimizer_g, model.optimizer_d)):
         (group,) = optimizer.param_groups
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -149,6 +180,10 @@ def learning_rate(config: Config, epoch: int) -> float:
     """That of an epoch, counted from 0. Constant, as in the paper, unless `decay_epochs` is set:
     then it falls linearly over the last of them, as in the PyTorch port."""
     return config.learning_rate * min(1.0, (config.epochs - epoch) / (config.decay_epochs + 1))
+
+
+# What train_step returns, by the names of the log and of the progress bar.
+LOSSES = {"loss_d": "D", "loss_g_gan": "G", "loss_g_l1": "L1"}
 
 
 class Meter:
@@ -183,15 +218,12 @@ class Meter:
             )
         return sums
 
-    def row(self) -> dict[str, float]:
-        """For the log."""
-        loss_d, loss_g_gan, loss_g_l1 = (self.sums() / self.steps).tolist()
-        return {
-            "loss_d": loss_d,
-            "loss_g_gan": loss_g_gan,
-            "loss_g_l1": loss_g_l1,
-            "images_per_second": self.images / (time.perf_counter() - self.since),
-        }
+    def row(self, adversarial: bool) -> dict[str, float]:
+        """For the log; without the adversarial losses where there are none."""
+        means = dict(zip(LOSSES, (self.sums() / self.steps).tolist(), strict=True))
+        if not adversarial:
+            means = {"loss_g_l1": means["loss_g_l1"]}
+        return {**means, "images_per_second": self.images / (time.perf_counter() - self.since)}
 
 
 class StopRequest:
@@ -218,13 +250,15 @@ class StopRequest:
             os.write(2, b"\nstopping: saving a checkpoint after this step\n")
 
 
-def validate(model: Model, dataset: PairedDataset, folder: Path, epoch: int, log: Log, step: int):
+def validate(
+    generator: UNetGenerator, dataset: PairedDataset, folder: Path, epoch: int, log: Log, step: int
+):
     """Mean scores over the validation pairs, and a grid of the first of them as a picture.
 
     Draws noise of its own, so it leaves no trace in the training.
     """
     scores, grid = [], []
-    results = translations(model.generator, dataset)
+    results = translations(generator, dataset)
     # disable=None: a bar within the bar only where there is a terminal to draw it on.
     results = tqdm(results, "validating", len(dataset), leave=False, disable=None)
     for _, x, output, y, picture_scores in results:
@@ -300,12 +334,16 @@ def train_on(
         return 0
 
     # ---- The model, as built or as saved, and the step that trains it
-    model = prepare(build_model(config, device), config)
+    model = build_model(config, device)
+    average = averaged(model.generator, config)
+    model = prepare(model, config)
     if checkpoint:
-        model.generator.load_state_dict(checkpoint.pop("generator"))  # pop frees it: it is as
-        model.discriminator.load_state_dict(checkpoint.pop("discriminator"))  # large as the model
-        restore(model.optimizer_g, checkpoint.pop("optimizer_g"))
-        restore(model.optimizer_d, checkpoint.pop("optimizer_d"))
+        for name, part in model.parts().items():
+            state = checkpoint.pop(name)  # pop frees it: together they are as large as the model
+            restore(part, state) if isinstance(part, Adam) else part.load_state_dict(state)
+        if average:
+            average.module.load_state_dict(checkpoint.pop("average"))
+            average.n_averaged.fill_(start)
         meter = Meter(checkpoint["losses"].to(device), checkpoint["losses_steps"], processes)
         set_rng_state(checkpoint["rng"][processes.rank], device)
         print(f"going on after step {start} of {order.total_steps}")
@@ -317,6 +355,7 @@ def train_on(
     take_step = step_of(processes.share(model), config, graph=processes.size == 1)
 
     # ---- What is written
+    translator = average.module if average else model.generator
     if processes.first:
         log = Log(folder, start)
         if checkpoint:
@@ -333,8 +372,10 @@ def train_on(
             "losses": losses,
             "losses_steps": meter.steps,
             "rng": rng,
-            **{name: part.state_dict() for name, part in model._asdict().items()},
+            **{name: part.state_dict() for name, part in model.parts().items()},
         }
+        if average:
+            state["average"] = average.module.state_dict()
         if device.type == "cpu":  # a copy to write from would need the memory, the writing little
             save_checkpoint(path, config, **state)
         else:
@@ -342,7 +383,7 @@ def train_on(
 
     if not checkpoint:
         if processes.first:
-            log.write(0, epoch=0, **validate(model, validation, folder, 0, log, 0))
+            log.write(0, epoch=0, **validate(translator, validation, folder, 0, log, 0))
         save(latest, 0)
     saved_at = time.monotonic()
     meter.restart_clock()
@@ -363,6 +404,8 @@ def train_on(
             x = batch["input"].to(device, non_blocking=True)
             y = batch["target"].to(device, non_blocking=True)
             meter.add(take_step(x, y), step_images)
+            if average:
+                average.update_parameters(model.generator)
             bar.update(step_images)
 
             # ---- What is due after this step: a row of the log, a validation, a checkpoint
@@ -374,14 +417,14 @@ def train_on(
                 stopping, overdue = processes.largest(stop.signal, int(late))
             row = {}
             if step % config.log_steps == 0 or last:
-                row = {"learning_rate": rate, **meter.row()}
-                losses = "D {loss_d:.3f}  G {loss_g_gan:.3f}  L1 {loss_g_l1:.3f}".format(**row)
-                bar.set_postfix_str(losses, refresh=False)
+                row = {"learning_rate": rate, **meter.row(model.discriminator is not None)}
+                losses = [f"{LOSSES[name]} {row[name]:.3f}" for name in LOSSES if name in row]
+                bar.set_postfix_str("  ".join(losses), refresh=False)
             if step % config.log_steps == 0:
                 meter.reset()
             validating = last or (step_of_epoch == 0 and epoch % config.validate_epochs == 0)
             if validating and processes.first:
-                row |= validate(model, validation, folder, epoch, log, step)
+                row |= validate(translator, validation, folder, epoch, log, step)
                 meter.restart_clock()
             if row and processes.first:
                 log.write(step, epoch=step / order.steps_per_epoch, **row)

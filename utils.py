@@ -143,10 +143,9 @@ class Processes:
         """The `train.Model` with gradients that are means over the processes."""
         if self.size == 1:
             return model
-        return model._replace(
-            generator=DistributedDataParallel(model.generator),
-            discriminator=DistributedDataParallel(model.discriminator),
-        )
+        discriminator = model.discriminator and DistributedDataParallel(model.discriminator)
+        generator = DistributedDataParallel(model.generator)
+        return model._replace(generator=generator, discriminator=discriminator)
 
     def mean(self, tensor: Tensor) -> Tensor:
         if self.size > 1:
@@ -217,7 +216,13 @@ def build_generator(config: Config) -> UNetGenerator:
     """The untrained generator of a configuration."""
     kind = {"unet": UNetGenerator, "encoder_decoder": EncoderDecoderGenerator}[config.generator]
     return kind(
-        config.in_channels, config.out_channels, config.base_channels, config.depth, config.dropout
+        config.in_channels,
+        config.out_channels,
+        config.base_channels,
+        config.depth,
+        config.dropout,
+        config.norm,
+        config.upsampling,
     )
 
 
@@ -258,7 +263,7 @@ def load_generator(path: str | Path, device: str = "cpu") -> UNetGenerator:
     checkpoint = load_checkpoint(path)
     config = config_from_dict(checkpoint["config"])
     generator = build_generator(config)
-    generator.load_state_dict(checkpoint["generator"])
+    generator.load_state_dict(checkpoint.get("average", checkpoint["generator"]))
     generator.config = config
     return generator.to(choose_device(device)).eval().requires_grad_(False)
 

@@ -33,7 +33,7 @@ with Processes(device) as processes:
     order = TrainingOrder(len(data), config, 0, processes.rank, processes.size)
     names, after_first = [], None
     for batch in load_batches(data, order):
-        train_step(shared, batch["input"], batch["target"], config.lambda_l1)
+        train_step(shared, batch["input"], batch["target"], config)
         names += batch["name"]
         if after_first is None:
             parameters = [list(network.parameters()) for network in model[:2]]

@@ -64,7 +64,7 @@ def test_bf16_keeps_losses_weights_and_moments_in_fp32(pairs, tmp_path):
     for fast in (True, False):
         model, plain = prepared(precision="bf16", fast=fast)
         x, y = batch()
-        losses, expected = train_step(model, x, y, 100.0), train_step(plain, x, y, 100.0)
+        losses, expected = train_step(model, x, y, Config()), train_step(plain, x, y, Config())
         assert losses.dtype == torch.float32
         assert torch.allclose(losses, expected, rtol=0.02)
         assert not torch.equal(losses, expected)  # it did compute in bf16
@@ -83,7 +83,7 @@ def test_in_bf16_too_g_meets_the_updated_d():
     before = copy.deepcopy(model.discriminator.state_dict())
     generator = copy.deepcopy(model.generator.state_dict())
     x, y = batch()
-    loss_gan = train_step(model, x, y, 100.0)[1].item()
+    loss_gan = train_step(model, x, y, Config())[1].item()
     model.generator.load_state_dict(generator)
     with torch.no_grad():
         fake = model.generator(x)
@@ -174,11 +174,11 @@ def test_a_replayed_step_is_the_recorded_one(precision):
     device = torch.device("cuda")
     model, _ = prepared(device, precision=precision)
     other, _ = prepared(device, precision=precision)
-    graphed = GraphedStep(lambda x, y: train_step(model, x, y, 100.0))
+    graphed = GraphedStep(lambda x, y: train_step(model, x, y, Config()))
     for step in range(8):
         x, y = batch(device=device) * (1 - step / 10)
         replayed = graphed(x, y).clone()
-        assert torch.allclose(replayed, train_step(other, x, y, 100.0), rtol=0.02), step
+        assert torch.allclose(replayed, train_step(other, x, y, Config()), rtol=0.02), step
     assert graphed.graph is not None
 
 

@@ -75,7 +75,7 @@ def step_setting():
 def test_losses_are_the_papers_objective_and_g_meets_the_updated_d():
     model, x, y = step_setting()
     before = copy.deepcopy(model)
-    losses = train_step(model, x, y, lambda_l1=100.0)
+    losses = train_step(model, x, y, Config())
 
     def d(network, *pair):
         return torch.sigmoid(network(*pair))
@@ -95,7 +95,8 @@ def test_each_network_learns_from_its_own_loss_alone():
     before = copy.deepcopy(model)
     rate = 0.1
     optimizers = [torch.optim.SGD(network.parameters(), rate) for network in model[:2]]
-    train_step(model._replace(optimizer_g=optimizers[0], optimizer_d=optimizers[1]), x, y, 7.0)
+    stepped = model._replace(optimizer_g=optimizers[0], optimizer_d=optimizers[1])
+    train_step(stepped, x, y, Config(lambda_l1=7.0))
 
     fake = before.generator(x)
     d_real, d_fake = before.discriminator(x, y), before.discriminator(x, fake.detach())
