@@ -10,6 +10,10 @@ Two layouts are found by themselves; data/README.md shows both:
 
     data_root/train/7.jpg                    side by side: A is the left half, B the right
     data_root/A/train/7.jpg, B/train/7.png   two folders, matched by name without its ending
+
+and for the tasks that make their own pairs (tasks.py) plain pictures, in such folders or in one:
+
+    data_root/train/7.jpg                    or data_root/7.jpg, a tenth each for val and test
 """
 
 import os
@@ -26,12 +30,13 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import asks the network f
 import albumentations
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from config import Config, UserError
+from tasks import task_of
 from utils import normalise_mode, to_tensor
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -123,6 +128,21 @@ def find_pairs(root: Path, split: str) -> tuple[str, list[Pair]]:
     return name, [Pair(stem, file, b[stem]) for stem, file in a.items()]
 
 
+def find_photos(root: Path, split: str) -> tuple[str, list[Pair]]:
+    """The same for plain pictures. Without folders for the splits, two of every ten are set aside,
+    one to validate and one to test. Raises UserError where there are none."""
+    files = sorted(filter(is_image, root.iterdir()), key=natural_order) if root.is_dir() else []
+    if not files or (root / "train").is_dir():
+        return find_pairs(root, split)
+    shares = {"val": files[8::10], "test": files[9::10]}
+    if len(files) < 10:
+        print(f"{root} has too few pictures to set some aside; using all of them as {split!r}")
+        return split, [Pair(stem, file, None) for stem, file in by_stem(files).items()]
+    aside = {*shares["val"], *shares["test"]}
+    shares["train"] = [file for file in files if file not in aside]
+    return split, [Pair(stem, file, None) for stem, file in by_stem(shares[split]).items()]
+
+
 # ---- Reading them -----------------------------------------------------------------------------
 
 
@@ -156,6 +176,17 @@ def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
     return a, b
 
 
+def looks_like_a_pair(path: Path) -> bool:
+    width, height = read_image(path).size
+    return width == 2 * height
+
+
+def read_masks(folder: Path, size: int) -> tuple[Tensor, ...]:
+    """The masks in a folder as (1, size, size) bool, true where they are white."""
+    images = [read_image(path).convert("L").resize((size, size)) for path in find_images(folder)]
+    return tuple(to_tensor(np.asarray(image)) > 0 for image in images)
+
+
 class PairedDataset(Dataset):
     """The pairs of one split as tensors.
 
@@ -173,7 +204,17 @@ class PairedDataset(Dataset):
         if split not in STAND_INS:
             raise UserError(f"split is {split!r}; it can be {', '.join(STAND_INS)}")
         self.config = config
-        self.split, self.pairs = find_pairs(Path(config.data_root), split)
+        self.task = task_of(config)
+        root, self.part = Path(config.data_root), config.part
+        if self.task.plain and (root / self.part).is_dir():  # halves in folders of their own
+            root, self.part = root / self.part, "whole"
+        find = find_photos if self.task.plain else find_pairs
+        self.split, self.pairs = find(root, split)
+        if self.task.plain and self.part == "whole" and looks_like_a_pair(self.pairs[0].a):
+            print(f"{self.pairs[0].a} is twice as wide as high; of pairs, --part A takes the left")
+        self.pairs = self.pairs[: config.limit or None]
+        if config.task == "inpainting" and config.mask not in ("centre", "random"):
+            self.task.masks = read_masks(Path(config.mask), config.crop_size)
         self.augmented = split == "train"
         self.size = config.load_size if self.augmented else config.crop_size
         self.augment = albumentations.Compose(
@@ -183,7 +224,7 @@ class PairedDataset(Dataset):
             ],
             additional_targets={"target": "image"},
         )
-        channels = config.in_channels + config.out_channels
+        channels = 6 if self.task.plain else config.in_channels + config.out_channels
         needed = len(self.pairs) * self.size**2 * channels
         self.cached = needed <= config.cache_gb * 1e9
         self.cache = self.read_all(split) if self.cached else []
@@ -194,18 +235,23 @@ class PairedDataset(Dataset):
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Tensor | str]:
         epoch, index = item if isinstance(item, tuple) else (0, item)
         x, y = self.cache[index] if self.cached else self.read(index)
+        # Seeded by seed, epoch and index alone, so neither the number of workers nor a resume
+        # changes a crop. One state for both transforms: seeding each of them alike would tie the
+        # mirror to the place of the crop.
+        key = np.random.SeedSequence([self.config.seed, epoch, index]).generate_state(1)[0]
+        generator = np.random.default_rng(key)
         if self.augmented:
-            # Seeded by seed, epoch and index alone, so neither the number of workers nor a resume
-            # changes a crop. One state for both transforms: seeding each of them alike would tie
-            # the mirror to the place of the crop.
-            key = np.random.SeedSequence([self.config.seed, epoch, index]).generate_state(1)[0]
-            self.augment.set_random_state(np.random.default_rng(key), random.Random(int(key)))
+            self.augment.set_random_state(generator, random.Random(int(key)))
             pair = self.augment(image=x, target=y)
             x, y = pair["image"], pair["target"]
-        return {"input": to_tensor(x), "target": to_tensor(y), "name": self.pairs[index].name}
+        pair = self.task.pair(to_tensor(x), to_tensor(y), generator)
+        return {**pair, "name": self.pairs[index].name}
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """x and y as uint8 (size, size, C), before the augmentation."""
+        """The two pictures that `augment` takes, as uint8 (size, size, C)."""
+        if self.task.plain:
+            photo = self.read_photo(self.pairs[index].a)
+            return photo, self.task.target(photo)
         pair = read_pair(self.pairs[index])
         if self.config.direction == "BtoA":
             pair = pair[::-1]
@@ -217,6 +263,18 @@ class PairedDataset(Dataset):
             image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
             pixels.append(np.asarray(image).reshape(self.size, self.size, channels))
         return pixels[0], pixels[1]
+
+    def read_photo(self, path: Path) -> np.ndarray:
+        """The middle square of a plain picture, or of the half of it that is `config.part`."""
+        image = read_image(path)
+        if self.part != "whole":
+            half = image.width // 2
+            left = 0 if self.part == "A" else half
+            image = image.crop((left, 0, left + half, image.height))
+        channels = 1 if self.config.task != "colorization" and self.config.out_channels == 1 else 3
+        image = image.convert("L" if channels == 1 else "RGB")
+        image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC)
+        return np.asarray(image).reshape(self.size, self.size, channels)
 
     def read_all(self, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
         """Every pair, read by threads: decoding and resizing run outside Python's lock."""

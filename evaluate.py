@@ -4,6 +4,7 @@
     python evaluate.py runs/facades --split val
     python evaluate.py runs/facades --input photo.jpg --output out.png
     python evaluate.py runs/facades --input folder --output out_folder
+    python evaluate.py runs/facades --scorer runs/labels      how well its photos can be read
 
 The run's checkpoint says everything about its network and its data; nothing has to be repeated.
 """
@@ -16,6 +17,12 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
     parser.add_argument("--split", default="test", help="train, val or test (default: test)")
     parser.add_argument("--input", metavar="PATH", help="a picture, or a folder of them, instead")
     parser.add_argument("--output", metavar="PATH", help="where the results go (default: the run)")
+    parser.add_argument("--mask", metavar="PATH", help="inpainting: white where --input is filled")
+    parser.add_argument("--draw", action="store_true", help="edges: --input is a photo to be drawn")
+    parser.add_argument(
+        "--scorer", metavar="RUN", help="a run photo -> labels, to read photos with"
+    )
+    parser.add_argument("--inception", metavar="FILE", help="weights of Inception, for FID and KID")
     parser.add_argument("--data_root", metavar="PATH", help="the dataset, if it has moved")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument("--no_dropout", action="store_true", help="translate without the noise")
@@ -25,19 +32,21 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
         if not 0 <= ARGUMENTS.seed < 2**63:
             raise UserError(f"--seed is {ARGUMENTS.seed}; it has to be from 0 to below 2**63")
 
+import contextlib
 import csv
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor, nn
-from torchmetrics.functional.image import (
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 from tqdm import tqdm
 
+from config import Config
 from dataset import ENDINGS, PairedDataset, is_image, load_batches, natural_order, read_image
+from scores import PALETTES, Distances, SplitScores, class_scores, confusion, read_classes
+from tasks import draw
 from utils import (
     generate,
     load_generator,
@@ -46,58 +55,100 @@ from utils import (
     sample_grid,
     save_image,
     to_image,
+    to_tensor,
     translate,
 )
 
 GRID_PICTURES = 12
 
 
-def score(output: Tensor, target: Tensor) -> dict[str, float]:
-    """L1, PSNR in dB and SSIM of one translation, (1, C, H, W) in [-1, 1].
-
-    L1 is the mean absolute difference in that range, as in the training loss: 2 is the worst. The
-    other two are taken in [0, 1]: SSIM compares brightness, which is not negative.
-    """
-    l1 = (output - target).abs().mean()
-    output, target = (output + 1) / 2, (target + 1) / 2
-    return {
-        "l1": l1.item(),
-        "psnr": peak_signal_noise_ratio(output, target, data_range=1.0).item(),
-        "ssim": structural_similarity_index_measure(output, target, data_range=1.0).item(),
-    }
-
-
 def translations(generator: nn.Module, dataset: PairedDataset, seed: int = 0, noise: bool = True):
     """Translates the pairs of a dataset one by one; see `utils.generate` about noise.
 
-    Yields (name, x, G(x), y, scores), the pictures as (C, H, W) in [-1, 1]. The noise of every
-    picture begins at `seed`, so its translation does not depend on what was translated before.
+    Yields (name, x, G(x), y), pictures as (C, H, W) in [-1, 1]. The noise of every picture begins
+    at `seed`, so its translation does not depend on what was translated before.
     """
     device = next(generator.parameters()).device
-    for pair in load_batches(dataset):
-        x, y = pair["input"].to(device), pair["target"].to(device)
-        output = generate(generator, x, seed, noise)
-        yield pair["name"][0], x[0], output[0], y[0], score(output, y)
+    for batch in load_batches(dataset):
+        pair = {key: value[0] for key, value in batch.items()}
+        output = generate(generator, batch["input"].to(device), seed, noise)[0].float().cpu()
+        show = partial(dataset.task.show, pair)
+        yield pair["name"], pair["input"], show(output), show(pair["target"])
 
 
-def mean_scores(scores: list[dict[str, float]]) -> dict[str, float]:
-    """The mean over pictures of each score."""
-    return {name: sum(picture[name] for picture in scores) / len(scores) for name in scores[0]}
+class LabelReader:
+    """How well labels can be read from photos: the idea of the paper's FCN-score (Section 4).
+
+    The paper's reader is an FCN-8s; this one is a generator photo -> labels of this code, trained
+    on the same data, and without its noise. Real photos are read too, and are the ceiling. Raises
+    UserError where the scorer doesn't fit the run.
+    """
+
+    def __init__(self, scorer: nn.Module, config: Config):
+        name = config.label_palette()
+        rules = {
+            "the run has to make photos from labels of a known palette": name is not None
+            and config.direction == "BtoA",
+            "the scorer has to make labels from photos (--direction AtoB)": scorer.config.task
+            == "pairs"
+            and scorer.config.direction == "AtoB",
+            f"the scorer was trained at {scorer.config.crop_size} px, the run at "
+            f"{config.crop_size} px": scorer.config.crop_size == config.crop_size,
+            "the scorer's input has to have the channels of the run's output": scorer.in_channels
+            == config.out_channels,
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise UserError(f"--scorer doesn't fit: {rule}")
+        self.scorer = scorer
+        self.palette = PALETTES[name]
+        self.matrices = {"read": 0, "real": 0}
+
+    def add(self, labels: Tensor, output: Tensor, photo: Tensor) -> None:
+        """The true labels, the photo made of them and the real one, each (C, H, W)."""
+        true = read_classes(labels, self.palette)
+        device = next(self.scorer.parameters()).device
+        for name, picture in (("read", output), ("real", photo)):
+            made = generate(self.scorer, picture[None].to(device), noise=False)[0].cpu()
+            self.matrices[name] += confusion(true, read_classes(made, self.palette), self.palette)
+
+    def summary(self) -> dict[str, float]:
+        return {
+            f"{kind}_{name}": value
+            for kind, matrix in self.matrices.items()
+            for name, value in class_scores(matrix).items()
+        }
 
 
-def evaluate_split(generator: nn.Module, split: str, folder: Path, seed: int, noise: bool) -> None:
+def evaluate_split(
+    generator: nn.Module,
+    split: str,
+    folder: Path,
+    seed: int = 0,
+    noise: bool = True,
+    scorer: nn.Module | None = None,
+    inception: str | None = None,
+) -> dict:
     """Writes a split into `folder`: its pictures as the network saw, made and should have made them
-    in input/, output/ and target/, and grid.png, scores.csv and scores.json."""
+    in input/, output/ and target/, and grid.png, scores.csv and scores.json. Returns the last."""
+    config = generator.config
     # No jitter and no mirror, should it be the training split that is asked for.
-    size = generator.config.crop_size
-    dataset = PairedDataset(replace(generator.config, load_size=size, mirror=False), split)
-    names, all_scores, grid = [], [], []
+    dataset = PairedDataset(replace(config, load_size=config.crop_size, mirror=False), split)
+    makes_labels = config.direction == "AtoB" and config.out_channels == 3
+    scores = SplitScores(config.label_palette() if makes_labels else None)
+    reader = LabelReader(scorer, config) if scorer else None
+    distances = Distances(inception, next(generator.parameters()).device) if inception else None
+
+    rows, grid = {}, []
     results = translations(generator, dataset, seed, noise)
-    for name, x, output, y, scores in tqdm(results, "translating", len(dataset), unit="image"):
+    for name, x, output, y in tqdm(results, "translating", len(dataset), unit="image"):
         for kind, picture in {"input": x, "output": output, "target": y}.items():
             save_image(to_image(picture), folder / kind / f"{name}.png")
-        names.append(name)
-        all_scores.append(scores)
+        rows[name] = scores.add(output, y)
+        if reader:
+            reader.add(x, output, y)
+        if distances:
+            distances.add(output, y)
         if len(grid) < GRID_PICTURES:
             grid.append((x, output, y))
     save_image(sample_grid(grid, across=3), folder / "grid.png")
@@ -108,16 +159,37 @@ def evaluate_split(generator: nn.Module, split: str, folder: Path, seed: int, no
         open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(["name", *all_scores[0]])
-        for name, scores in zip(names, all_scores, strict=True):
-            writer.writerow([name, *scores.values()])
-    means = mean_scores(all_scores)
-    summary = {"split": dataset.split, "images": len(names), "seed": seed, "dropout": noise}
+        writer.writerow(["name", *scores.scores[0]])
+        for name, values in rows.items():
+            writer.writerow([name, *values.values()])
+    summary = {"split": dataset.split, "images": len(rows), "seed": seed, "dropout": noise}
+    for part in (scores, reader, distances):
+        summary |= part.summary() if part else {}
     with replacing(folder / "scores.json") as temporary:
-        temporary.write_text(json.dumps({**summary, **means}, indent=2) + "\n")
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
 
-    print(f"{len(names)} {dataset.split} pictures of {dataset.config.data_root}, mean scores:")
-    print("  L1 {l1:.4f}   PSNR {psnr:.2f} dB   SSIM {ssim:.4f}".format(**means))
+
+# The scores as they are printed: a line each, with their names and formats.
+LINES = {
+    "L1 {l1:.4f}   PSNR {psnr:.2f} dB   SSIM {ssim:.4f}": "",
+    "sharpness {sharpness:.3f} of the targets'": "",
+    "colours in common: L {histogram_l:.3f}   a {histogram_a:.3f}   b {histogram_b:.3f}": "",
+    "per-pixel {pixel_accuracy:.3f}   per-class {class_accuracy:.3f}   IoU {class_iou:.3f}"
+    "   ({classes_present} classes occur)": "labels: ",
+    "per-pixel {read_pixel_accuracy:.3f}   per-class {read_class_accuracy:.3f}"
+    "   IoU {read_class_iou:.3f}   ({read_classes_present} classes occur)": "labels read: ",
+    "per-pixel {real_pixel_accuracy:.3f}   per-class {real_class_accuracy:.3f}"
+    "   IoU {real_class_iou:.3f}": "of real photos: ",
+    "FID {fid:.1f}   KID {kid:.4f}": "",
+}
+
+
+def report(summary: dict, data_root: str, folder: Path) -> None:
+    print(f"{summary['images']} {summary['split']} pictures of {data_root}, mean scores:")
+    for line, title in LINES.items():
+        with contextlib.suppress(KeyError):  # not every task has every score
+            print("  " + title + line.format(**summary))
     print(f"  pictures  {folder / 'output'}  (and input, target)")
     print(f"  grid      {folder / 'grid.png'}  (input | output | target)")
     print(f"  scores    {folder / 'scores.csv'}  (the means in scores.json)")
@@ -156,20 +228,30 @@ def plan_outputs(source: Path, output: Path) -> dict[Path, Path]:
 def main(arguments) -> None:
     generator = load_generator(arguments.run, arguments.device)
     noise = not arguments.no_dropout
+    if arguments.draw and generator.config.task != "edges":
+        raise UserError(f"--draw is for edges; the task of this run is {generator.config.task}")
     folder = run_folder(arguments.run)
 
     if arguments.input is not None:
         output = Path(arguments.output) if arguments.output else folder / "translated"
         plan = plan_outputs(Path(arguments.input), output)
+        mask = read_image(Path(arguments.mask)) if arguments.mask else None
         for file, result in tqdm(plan.items(), "translating", unit="image"):
-            save_image(translate(generator, read_image(file), arguments.seed, noise), result)
+            image = read_image(file)
+            if arguments.draw:
+                image = to_image(draw(to_tensor(np.asarray(image))))
+            save_image(translate(generator, image, arguments.seed, noise, mask), result)
         print(f"translated {len(plan)} into {result if len(plan) == 1 else output}")
         return
 
     if arguments.data_root:
         generator.config = replace(generator.config, data_root=arguments.data_root)
     output = Path(arguments.output) if arguments.output else folder / arguments.split
-    evaluate_split(generator, arguments.split, output, arguments.seed, noise)
+    scorer = load_generator(arguments.scorer, arguments.device) if arguments.scorer else None
+    summary = evaluate_split(
+        generator, arguments.split, output, arguments.seed, noise, scorer, arguments.inception
+    )
+    report(summary, generator.config.data_root, output)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import json
 import os
 import shlex
 import signal
+import statistics
 import sys
 import time
 from dataclasses import asdict, replace
@@ -40,9 +41,10 @@ from config import Config, UserError, config_from_dict, continued
 from data.make_demo import DEMO_ROOT, make_demo
 from dataset import PairedDataset, TrainingOrder, load_batches
 from discriminator import PatchDiscriminator
-from evaluate import mean_scores, translations
+from evaluate import translations
 from fast import GraphedStep, choose_precision, prepare
 from generator import UNetGenerator
+from scores import score
 from utils import (
     Background,
     Log,
@@ -261,11 +263,11 @@ def validate(
     results = translations(generator, dataset)
     # disable=None: a bar within the bar only where there is a terminal to draw it on.
     results = tqdm(results, "validating", len(dataset), leave=False, disable=None)
-    for _, x, output, y, picture_scores in results:
-        scores.append(picture_scores)
+    for _, x, output, y in results:
+        scores.append(score(output[None], y[None]))
         if len(grid) < dataset.config.sample_images:
             grid.append((x, output, y))
-    means = mean_scores(scores)
+    means = {name: statistics.fmean(row[name] for row in scores) for name in scores[0]}
     path = folder / "samples" / f"epoch_{epoch:04d}.png"
     picture = sample_grid(grid)
     save_image(picture, path)

@@ -16,6 +16,7 @@ import os
 import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from torchvision.utils import make_grid
 
 from config import Config, UserError, config_from_dict
 from generator import EncoderDecoderGenerator, UNetGenerator
+from tasks import task_of
 
 CHECKPOINT_FORMAT = 1
 
@@ -238,20 +240,43 @@ def generate(generator: nn.Module, x: Tensor, seed: int = 0, noise: bool = True)
 
 
 def translate(
-    generator: nn.Module, image: Image.Image, seed: int = 0, noise: bool = True
+    generator: nn.Module,
+    image: Image.Image,
+    seed: int = 0,
+    noise: bool = True,
+    mask: Image.Image | None = None,
 ) -> Image.Image:
     """Translates one picture of any size and mode into one of the same size.
 
-    What the network needs beyond the picture's size is filled with its mirror image and cut off
-    again. The dropout noise is part of the method and on, whatever `.eval()` was called: another
-    `seed` gives another draw, `noise=False` none.
+    A super_resolution generator alone makes it larger, by its factor. For inpainting, `mask` is a
+    picture of the same size, white where it is to be filled. The dropout noise is part of the
+    method and on, whatever `.eval()` was called: another `seed` gives another draw, `noise=False`
+    none. Raises UserError on a mask that does not fit.
     """
-    pixels = np.atleast_3d(np.asarray(normalise_mode(image, generator.in_channels)))
-    height, width = pixels.shape[:2]
+    task = task_of(generator.config)
+    picture = to_tensor(np.asarray(normalise_mode(image, task.channels)))
+    if mask is not None:
+        if generator.config.task != "inpainting":
+            raise UserError(f"a mask is for inpainting; this run's task is {task.config.task}")
+        hole = to_tensor(np.asarray(normalise_mode(mask, channels=1))) > 0
+        if hole.shape[1:] != picture.shape[1:]:
+            sizes = [f"{size.shape[2]}x{size.shape[1]}" for size in (hole, picture)]
+            raise UserError(f"the mask is {sizes[0]}, its picture {sizes[1]}; they have one size")
+        mask = hole
+    return to_image(task.translate(picture, partial(generate_any, generator, seed, noise), mask))
+
+
+def generate_any(generator: nn.Module, seed: int, noise: bool, x: Tensor) -> Tensor:
+    """G(x, z) of one picture (C, H, W) of any size, on the CPU.
+
+    What the network needs beyond the picture's size is filled with its mirror image and cut off
+    again.
+    """
+    height, width = x.shape[-2:]
     bottom, right = (-side % 2**generator.depth for side in (height, width))
-    pixels = np.pad(pixels, ((0, bottom), (0, right), (0, 0)), mode="symmetric")
-    x = to_tensor(pixels)[None].to(next(generator.parameters()).device)
-    return to_image(generate(generator, x, seed, noise)[0, :, :height, :width])
+    padded = np.pad(x.numpy(), ((0, 0), (0, bottom), (0, right)), mode="symmetric")
+    batch = torch.from_numpy(padded)[None].to(next(generator.parameters()).device)
+    return generate(generator, batch, seed, noise)[0, :, :height, :width].float().cpu()
 
 
 def load_generator(path: str | Path, device: str = "cpu") -> UNetGenerator:
