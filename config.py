@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+import os
 import re
 import sys
 from dataclasses import dataclass, replace
@@ -339,6 +340,29 @@ def field_comments() -> dict[str, str]:
     return dict(re.findall(r"^ +(\w+): \w+ = .*?# *(.*)$", inspect.getsource(Config), re.MULTILINE))
 
 
+def add_fields(parser: argparse.ArgumentParser, preset: str) -> None:
+    """An option for each field of Config; what is not given is absent from the result."""
+    fields = parser.add_argument_group(f"fields of config.py, with the defaults of {preset}")
+    comments = field_comments()
+    for field in dataclasses.fields(Config):
+        text = f"{comments.get(field.name, '')} (default: {getattr(PRESETS[preset], field.name)})"
+        fields.add_argument(
+            f"--{field.name}",
+            type=boolean if field.type is bool else field.type,
+            default=argparse.SUPPRESS,
+            metavar=field.type.__name__.upper(),
+            help=text.replace("%", "%%"),
+        )
+
+
+def preset_named(name: str) -> Config:
+    """Raises UserError, with the nearest name, if there is none."""
+    if name not in PRESETS:
+        known = ", ".join(PRESETS)
+        raise UserError(f"there is no preset {name!r}{nearest(name, PRESETS)} (there are {known})")
+    return PRESETS[name]
+
+
 def parse_train_arguments(description: str, argv=None) -> tuple[Config | None, dict, str | None]:
     """Reads train.py's command line.
 
@@ -352,17 +376,7 @@ def parse_train_arguments(description: str, argv=None) -> tuple[Config | None, d
     parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     words = sys.argv[1:] if argv is None else argv
     shown = next((word for word in words if word in PRESETS), "demo")  # for `facades --help`
-    fields = parser.add_argument_group(f"fields of config.py, with the defaults of {shown}")
-    comments = field_comments()
-    for field in dataclasses.fields(Config):
-        text = f"{comments.get(field.name, '')} (default: {getattr(PRESETS[shown], field.name)})"
-        fields.add_argument(
-            f"--{field.name}",
-            type=boolean if field.type is bool else field.type,
-            default=argparse.SUPPRESS,
-            metavar=field.type.__name__.upper(),
-            help=text.replace("%", "%%"),
-        )
+    add_fields(parser, shown)
     given = vars(parser.parse_args(argv))
     preset, resume = given.pop("preset"), given.pop("resume")
     if resume == "":
@@ -371,12 +385,34 @@ def parse_train_arguments(description: str, argv=None) -> tuple[Config | None, d
         raise UserError(f"--resume {resume} brings its own configuration; leave out {preset!r}")
     if resume is not None:
         return None, given, resume
-    if preset and preset not in PRESETS:
-        raise UserError(
-            f"there is no preset {preset!r}{nearest(preset, PRESETS)} "
-            f"(there are {', '.join(PRESETS)})"
-        )
-    return replace(PRESETS[preset or "demo"], **given), given, None
+    return replace(preset_named(preset or "demo"), **given), given, None
+
+
+def parse_reproduce_arguments(description: str, argv=None) -> tuple[str, Config, list[int]]:
+    """Reads reproduce.py's command line: the table, what its rows have in common, the seeds.
+
+    Raises UserError.
+    """
+    parser = Parser(description, usage="python reproduce.py TABLE [PRESET] [--field value ...]")
+    tables = ("table1", "table2", "table3", "table6")
+    parser.add_argument("table", choices=tables, help=", ".join(tables), metavar="TABLE")
+    parser.add_argument("preset", nargs="?", help="one of train.py's", metavar="PRESET")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0", metavar="N")
+    add_fields(parser, "demo")
+    given = vars(parser.parse_args(argv))
+    table, preset, seeds = (given.pop(name) for name in ("table", "preset", "seeds"))
+    for name, instead in {"seed": "; give --seeds", "direction": "", "task": ""}.items():
+        if name in given:
+            raise UserError(f"--{name} is for {table} to choose{instead}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("reproduce.py is for one process; torchrun is for train.py")
+    if preset is None:
+        name = PurePath(given["data_root"]).name if "data_root" in given else "demo"
+        preset = name if name in PRESETS else "cityscapes"
+    base = replace(preset_named(preset), output=f"runs/{table}_{preset}")
+    if table == "table2" and preset == "cityscapes":
+        base = replace(base, batch_size=10)  # the paper's in this comparison
+    return table, replace(base, **given), list(dict.fromkeys(seeds))
 
 
 def config_from_dict(values: dict) -> Config:

@@ -209,8 +209,10 @@ LAB_BINS = 100  # the paper does not give its number
 def lab_histograms(picture: Tensor) -> Tensor:
     """How often each L, a and b occur, (C, H, W) in [-1, 1] -> (3, LAB_BINS) int64."""
     planes = torch.from_numpy(to_lab(picture)).unbind(2)
-    ranges = zip(planes, LAB_RANGES, strict=True)
-    counts = [torch.histc(plane.clamp(*range), LAB_BINS, *range) for plane, range in ranges]
+    counts = [
+        torch.histc(plane.clamp(low, high), LAB_BINS, low, high)
+        for plane, (low, high) in zip(planes, LAB_RANGES, strict=True)
+    ]
     return torch.stack(counts).long()
 
 
@@ -296,7 +298,7 @@ class Distances:
             network = FeatureExtractorInceptionV3("inception", ["2048"], str(weights))
         except Exception as error:  # torch.load raises nearly anything on a damaged file
             raise UserError(f"{weights} does not hold Inception's weights") from error
-        self.network = network.to(device)
+        self.network = network.to(device).eval()  # older versions leave that to the caller
         self.features = []  # (2, 2048) of each (output, target)
 
     @torch.inference_mode()

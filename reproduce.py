@@ -1,0 +1,223 @@
+"""Reproduce the paper's tables: train and score every row, and print it beside the paper's.
+
+    python reproduce.py table1                                 losses, on the demo: a laptop
+    python reproduce.py table1 --data_root data/cityscapes     as in the paper: days on a GPU
+    python reproduce.py table3 facades --seeds 0 1 2           on another preset, mean ± std
+    python reproduce.py table2 --epochs 2 --limit 20           to see it run
+
+table1: losses. table2: generators. table3: receptive fields. table6: photo -> labels, the losses
+again. The same command goes on where it was stopped, and skips what is finished. Without a preset
+it is that of the data's name, else cityscapes.
+"""
+
+from config import one_line_errors, parse_reproduce_arguments
+
+if __name__ == "__main__":  # before the slow imports, so that --help and mistakes answer at once
+    with one_line_errors():
+        ARGUMENTS = parse_reproduce_arguments(__doc__)
+
+import json
+import re
+import statistics
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+import train
+from config import CHANGEABLE, Config, config_from_dict, continued
+from data.make_demo import DEMO_ROOT, make_demo
+from dataset import PairedDataset
+from evaluate import evaluate_split
+from utils import load_generator, replacing, save_image
+
+GRID_ROWS = 6  # test pictures in the grid
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: what it changes, and the paper's per-pixel, per-class and IoU for it."""
+
+    name: str
+    fields: dict
+    paper: tuple[float, float, float]
+
+
+L1, GAN = {"gan_weight": 0.0}, {"lambda_l1": 0.0}
+UNCONDITIONAL, ENCODER_DECODER = {"conditional": False}, {"generator": "encoder_decoder"}
+
+# The paper's numbers are of cityscapes at 256 px, read by an FCN-8s but in table 6.
+ROWS = {
+    "table1": [
+        Row("L1", L1, (0.42, 0.15, 0.11)),
+        Row("GAN", {**GAN, **UNCONDITIONAL}, (0.22, 0.05, 0.01)),
+        Row("cGAN", GAN, (0.57, 0.22, 0.16)),
+        Row("L1+GAN", UNCONDITIONAL, (0.64, 0.20, 0.15)),
+        Row("L1+cGAN", {}, (0.66, 0.23, 0.17)),
+    ],
+    "table2": [
+        Row("Encoder-decoder (L1)", {**L1, **ENCODER_DECODER}, (0.35, 0.12, 0.08)),
+        Row("Encoder-decoder (L1+cGAN)", ENCODER_DECODER, (0.29, 0.09, 0.05)),
+        Row("U-Net (L1)", L1, (0.48, 0.18, 0.13)),
+        Row("U-Net (L1+cGAN)", {}, (0.55, 0.20, 0.14)),
+    ],
+    "table3": [
+        Row("1x1", {"receptive_field": 1}, (0.39, 0.15, 0.10)),
+        Row("16x16", {"receptive_field": 16}, (0.65, 0.21, 0.17)),
+        Row("70x70", {"receptive_field": 70}, (0.66, 0.23, 0.17)),
+        Row("286x286", {"receptive_field": 286}, (0.42, 0.16, 0.11)),
+    ],
+    "table6": [
+        Row("L1", L1, (0.86, 0.42, 0.35)),
+        Row("cGAN", GAN, (0.74, 0.28, 0.22)),
+        Row("L1+cGAN", {}, (0.83, 0.36, 0.29)),
+    ],
+}
+PAPER_REAL = (0.80, 0.26, 0.21)  # real photos, read by the FCN-8s
+
+# A column: its title, the score in scores.json, and its format.
+PICTURE_COLUMNS = [("L1", "l1", "{:.3f}"), ("PSNR", "psnr", "{:.2f}"), ("SSIM", "ssim", "{:.3f}")]
+PHOTO_COLUMNS = [
+    ("sharpness", "sharpness", "{:.2f}"),
+    ("colour a", "histogram_a", "{:.2f}"),
+    ("colour b", "histogram_b", "{:.2f}"),
+]
+LABEL_COLUMNS = [
+    ("per-pixel", "pixel_accuracy", "{:.3f}"),
+    ("per-class", "class_accuracy", "{:.3f}"),
+    ("IoU", "class_iou", "{:.3f}"),
+]
+
+
+def run_once(config: Config, scorer: Path | None = None) -> dict:
+    """Trains and scores a run, or what is left of it to do; returns the scores of its test split.
+
+    Exits as train.py does if it is stopped by a signal. Raises UserError if the folder holds a run
+    of another configuration.
+    """
+    folder = Path(config.output)
+    checkpoint, scores = folder / "checkpoints" / "latest.pt", folder / "test" / "scores.json"
+    finished = False
+    if checkpoint.exists():
+        before = config_from_dict(json.loads((folder / "config.json").read_text()))
+        changes = {name: value for name, value in asdict(config).items() if name != "precision"}
+        finished = continued(before, {**changes, "output": before.output}).epochs == before.epochs
+        needed = [checkpoint, *([scorer / "checkpoints" / "latest.pt"] if scorer else [])]
+        newest = max(path.stat().st_mtime for path in needed)
+        if finished and scores.exists() and scores.stat().st_mtime >= newest:
+            print(f"{folder} is finished")
+            return json.loads(scores.read_text())
+        given = {name: changes[name] for name in CHANGEABLE - {"precision"}}
+        code = train.main(None, given, str(folder))
+    else:
+        code = train.train(config)
+    if code:
+        print("the same command goes on from here")
+        sys.exit(code)
+    generator = load_generator(folder, config.device)
+    reader = load_generator(scorer, config.device) if scorer else None
+    return evaluate_split(generator, "test", folder / "test", scorer=reader)
+
+
+def cell(values: list[float], form: str) -> str:
+    """Mean ± standard deviation, or the one value there is."""
+    mean = form.format(statistics.fmean(values))
+    return f"{mean} ± {form.format(statistics.stdev(values))}" if len(values) > 1 else mean
+
+
+def markdown(title: str, results: dict[str, list[dict]], rows: list[Row], read: str) -> str:
+    """The table. `results` holds the scores of each row, one for each seed; `read` is what stands
+    before the names of the label scores, "read_" if they were read from photos."""
+    known = next(iter(results.values()))[0]
+    labels = [(name, read + key, form) for name, key, form in LABEL_COLUMNS]
+    columns = [c for c in labels + PICTURE_COLUMNS + PHOTO_COLUMNS if c[1] in known]
+    lines = [
+        " | ".join([title, *(column[0] for column in columns), "paper"]),
+        " | ".join(["---"] * (len(columns) + 2)),
+    ]
+    for row in rows:
+        cells = [cell([r[key] for r in results[row.name]], form) for _, key, form in columns]
+        lines.append(" | ".join([row.name, *cells, paper_cell(row.paper)]))
+    if read and "real_pixel_accuracy" in known:
+        cells = [
+            form.format(known["real_" + key.removeprefix(read)]) if key.startswith(read) else ""
+            for _, key, form in columns
+        ]
+        lines.append(" | ".join(["real photos", *cells, paper_cell(PAPER_REAL)]))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def paper_cell(numbers: tuple[float, float, float]) -> str:
+    return " / ".join(f"{number:.2f}" for number in numbers)
+
+
+def picture_grid(columns: dict[str, Path], names: list[str]) -> Image.Image:
+    """Pictures of the folders beside each other, a row for each name, under the columns' titles."""
+    pictures = [[Image.open(folder / f"{n}.png") for folder in columns.values()] for n in names]
+    side, gap, head = pictures[0][0].width, 4, 24
+    grid = Image.new(
+        "RGB", (len(columns) * (side + gap) + gap, head + len(names) * (side + gap)), "white"
+    )
+    draw = ImageDraw.Draw(grid)
+    for i, title in enumerate(columns):
+        place = (gap + i * (side + gap) + side // 2, head // 2)
+        size = min(14, int(1.7 * side / len(title)))
+        draw.text(place, title, "black", ImageFont.load_default(size), anchor="mm")
+    for j, row in enumerate(pictures):
+        for i, picture in enumerate(row):
+            grid.paste(picture, (gap + i * (side + gap), head + j * (side + gap)))
+    return grid
+
+
+def main(table: str, base: Config, seeds: list[int]) -> int:
+    """Reproduces a table with `base` for all that its rows leave open. Returns an exit code."""
+    folder = Path(base.output)
+    to_labels = table == "table6"
+    base = replace(base, direction="AtoB" if to_labels else "BtoA")
+    palette = base.label_palette()
+    if palette is None:
+        print(f"the labels of {base.data_root} have no known palette: they are not scored")
+    if Path(base.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
+        make_demo(DEMO_ROOT)
+    names = [pair.name for pair in PairedDataset(replace(base, cache_gb=0.0), "test").pairs]
+
+    scorer = None
+    if palette and not to_labels:
+        print(f"\n==== {table}: the scorer, photo -> labels")
+        scorer = folder / "scorer"
+        fields = {**L1, "direction": "AtoB", "seed": seeds[0], "output": str(scorer)}
+        run_once(replace(base, **fields))
+
+    rows, results, folders = ROWS[table], {}, {}
+    for row in rows:
+        for seed in seeds:
+            print(f"\n==== {table}: {row.name}, seed {seed}")
+            run = folder / re.sub(r"\W+", "_", row.name.lower()).strip("_") / f"seed_{seed}"
+            folders.setdefault(row.name, run / "test")
+            config = replace(base, **row.fields, seed=seed, output=str(run))
+            results.setdefault(row.name, []).append(run_once(config, scorer))
+
+    first = folders[rows[0].name]
+    columns = {"input": first / "input"}
+    columns |= {name: run / "output" for name, run in folders.items()}
+    columns["target"] = first / "target"
+    save_image(picture_grid(columns, names[:GRID_ROWS]), folder / "grid.png")
+    text = markdown(table, results, rows, "" if to_labels else "read_")
+    for name, content in {
+        "table.md": text,
+        "table.json": json.dumps(
+            {"config": asdict(base), "seeds": seeds, "rows": results}, indent=2
+        ),
+    }.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_text(content + "\n")
+    print(f"\n{text}\n")
+    print(f"  table     {folder / 'table.md'}  (every seed in table.json)")
+    print(f"  pictures  {folder / 'grid.png'}")
+    return 0
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        sys.exit(main(*ARGUMENTS))
