@@ -137,6 +137,8 @@ def evaluate_split(
     makes_labels = config.direction == "AtoB" and config.out_channels == 3
     scores = SplitScores(config.label_palette() if makes_labels else None)
     reader = LabelReader(scorer, config) if scorer else None
+    if inception and len(dataset) < 2:
+        raise UserError(f"FID and KID compare sets of pictures; {split} has only one")
     distances = Distances(inception, next(generator.parameters()).device) if inception else None
 
     rows, grid = {}, []

@@ -32,7 +32,7 @@ from dataset import PairedDataset
 from evaluate import evaluate_split
 from utils import load_generator, replacing, save_image
 
-GRID_ROWS = 6  # test pictures in the grid
+GRID_ROWS = 4  # test pictures in the grid
 
 
 @dataclass(frozen=True)

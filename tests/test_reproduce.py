@@ -1,0 +1,211 @@
+"""Every row of every table, end to end on tiny settings; and labels read by a scorer."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY, arguments, run_script
+from PIL import Image
+
+import reproduce
+import train
+from config import Config, UserError, parse_reproduce_arguments
+from data.make_demo import make_demo
+from dataset import PairedDataset
+from evaluate import LabelReader, evaluate_split
+from utils import load_generator
+
+# The smallest pictures of which the largest receptive field leaves something.
+FIELDS = {**TINY, "load_size": 100, "crop_size": 96, "depth": 5, "epochs": 1, "sample_images": 1}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    """A few pictures of the demo, in a folder whose name says what its colours mean."""
+    root = tmp_path_factory.mktemp("data") / "demo"
+    make_demo(root, train=3, val=1, test=2)
+    return root
+
+
+def words_for(table: str, demo: Path, output: Path, **fields) -> list[str]:
+    return [table, *arguments(**{**FIELDS, "data_root": demo, "output": output, **fields})]
+
+
+@pytest.mark.parametrize("table", reproduce.ROWS)
+def test_every_row_is_trained_scored_and_put_beside_the_papers(table, demo, tmp_path, capsys):
+    words = words_for(table, demo, tmp_path / "out")
+    assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert text.strip() in capsys.readouterr().out
+    lines = text.splitlines()
+    for row in reproduce.ROWS[table]:
+        (line,) = [line for line in lines if line.startswith(f"| {row.name} |")]
+        assert line.endswith(f"| {' / '.join(f'{n:.2f}' for n in row.paper)} |")
+        assert len(line.split("|")) == len(lines[0].split("|"))
+        numbers = [float(cell) for cell in line.split("|")[2:-2]]
+        assert np.isfinite(numbers).all()
+    assert ("real photos" in text) == (table != "table6")
+    # The columns of the grid: input, each row, target.
+    columns = len(reproduce.ROWS[table]) + 2
+    grid = Image.open(tmp_path / "out" / "grid.png")
+    assert grid.width == columns * 100 + 4
+    for column, kind in ((0, "input"), (columns - 1, "target")):
+        first = tmp_path / "out" / reproduce_folder(table) / "test" / kind / "1.png"
+        box = (4 + column * 100, 24, 100 + column * 100, 120)
+        assert grid.crop(box) == Image.open(first).convert("RGB")
+
+
+def reproduce_folder(table: str) -> str:
+    name = reproduce.ROWS[table][0].name.lower()
+    return re.sub(r"\W+", "_", name).strip("_") + "/seed_0"
+
+
+def test_rows_differ_in_what_their_table_compares(demo, tmp_path):
+    words = words_for("table1", demo, tmp_path / "out")
+    assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
+    settings = {}
+    for run in (tmp_path / "out").glob("*/seed_0/config.json"):
+        values = json.loads(run.read_text())
+        settings[run.parent.parent.name] = (
+            values["lambda_l1"] > 0,
+            values["gan_weight"] > 0,
+            values["conditional"],
+        )
+    assert settings == {
+        "l1": (True, False, True),
+        "gan": (False, True, False),
+        "cgan": (False, True, True),
+        "l1_gan": (True, True, False),
+        "l1_cgan": (True, True, True),
+    }
+    scorer = json.loads((tmp_path / "out" / "scorer" / "config.json").read_text())
+    assert scorer["direction"] == "AtoB"
+
+
+def test_what_is_finished_is_skipped_and_what_was_stopped_goes_on(demo, tmp_path, capsys):
+    words = [*words_for("table6", demo, tmp_path / "out", epochs=2), "--seeds", "0", "1"]
+    table, base, seeds = parse_reproduce_arguments("", words)
+    # As if stopped after the first epoch of one run.
+    run = tmp_path / "out" / "cgan" / "seed_0"
+    half = replace(base, lambda_l1=0.0, direction="AtoB", output=str(run), epochs=1)
+    assert train.train(half) == 0
+    assert reproduce.main(table, base, seeds) == 0
+    out = capsys.readouterr().out
+    assert "going on after step 3 of 6" in out
+    text = (tmp_path / "out" / "table.md").read_text()
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("latest.pt")}
+    assert reproduce.main(table, base, seeds) == 0
+    out = capsys.readouterr().out
+    assert out.count("is finished") == 3 * len(seeds)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert (tmp_path / "out" / "table.md").read_text() == text
+
+
+def test_seeds_give_mean_and_deviation(demo, tmp_path):
+    words = [*words_for("table6", demo, tmp_path / "out"), "--seeds", "0", "1"]
+    assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
+    results = json.loads((tmp_path / "out" / "table.json").read_text())
+    one, other = (scores["l1"] for scores in results["rows"]["cGAN"])
+    assert one != other
+    expected = f"{(one + other) / 2:.3f} ± {abs(one - other) / 2**0.5:.3f}"
+    assert expected in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_a_run_of_other_settings_is_not_mistaken_for_the_row(demo, tmp_path):
+    words = words_for("table6", demo, tmp_path / "out")
+    assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
+    words = words_for("table6", demo, tmp_path / "out", learning_rate=0.001)
+    with pytest.raises(UserError, match=r"learning_rate was 0\.0002"):
+        reproduce.main(*parse_reproduce_arguments("", words))
+
+
+def test_the_command_line():
+    _, base, seeds = parse_reproduce_arguments("", ["table1"])
+    assert base == Config(output="runs/table1_demo") and seeds == [0]
+    _, base, _ = parse_reproduce_arguments("", ["table2", "--data_root", "x/cityscapes"])
+    assert base.crop_size == 256 and base.batch_size == 10 and base.data_root == "x/cityscapes"
+    _, base, seeds = parse_reproduce_arguments("", ["table3", "facades", "--seeds", "1", "2"])
+    assert base.epochs == 200 and base.batch_size == 1 and seeds == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["table4"], "table4"),
+        ([], "TABLE"),
+        (["table1", "facade"], "did you mean 'facades'"),
+        (["table1", "--seed", "1"], "--seeds"),
+        (["table1", "--direction", "AtoB"], "--direction"),
+        (["table1", "--epoch", "1"], "--epochs"),
+    ],
+)
+def test_mistakes_are_one_line(words, line, tmp_path):
+    result = run_script("reproduce.py", *words, cwd=tmp_path)
+    assert result.returncode == 2 and line in result.stderr
+    assert len(result.stderr.splitlines()) == 1 and not list(tmp_path.iterdir())
+
+
+# ---- The scorer -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(demo, tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("runs")
+    for direction in ("BtoA", "AtoB"):
+        config = Config(
+            **{**FIELDS, "data_root": str(demo), "output": str(root / direction)},
+            direction=direction,
+        )
+        assert train.train(config) == 0
+    return {"photos": root / "BtoA", "labels": root / "AtoB"}
+
+
+def test_a_scorer_that_knows_the_labels_reads_them_all(runs, demo):
+    """A reader without error: it gets the true labels for any photo."""
+    generator = load_generator(runs["photos"])
+    dataset = PairedDataset(replace(generator.config, load_size=96), "test")
+    scorer = load_generator(runs["labels"])
+    reader = LabelReader(scorer, generator.config)
+    for pair in dataset:
+        scorer.forward = lambda x, noise, labels=pair["input"]: labels[None]
+        reader.add(pair["input"], pair["target"], pair["target"])
+    summary = reader.summary()
+    assert summary["read_pixel_accuracy"] == summary["real_pixel_accuracy"] == 1.0
+    present = summary["read_classes_present"]
+    assert summary["read_class_iou"] == pytest.approx(present / 13)
+
+
+def test_real_photos_are_read_as_the_scorers_own_test_says(runs, tmp_path):
+    scorer = load_generator(runs["labels"])
+    own = evaluate_split(scorer, "test", tmp_path / "own", noise=False)
+    summary = evaluate_split(
+        load_generator(runs["photos"]), "test", tmp_path / "read", scorer=scorer
+    )
+    assert summary["real_pixel_accuracy"] == pytest.approx(own["pixel_accuracy"], abs=2e-3)
+    assert summary["real_class_iou"] == pytest.approx(own["class_iou"], abs=2e-3)
+    assert "pixel_accuracy" not in summary and "sharpness" not in own
+
+
+def test_the_script_prints_what_was_read(runs):
+    words = [runs["photos"], "--scorer", runs["labels"]]
+    result = run_script("evaluate.py", *words, cwd=runs["photos"])
+    assert result.returncode == 0, result.stderr
+    for line in ("labels read: per-pixel", "of real photos: per-pixel", "sharpness", "colours"):
+        assert line in result.stdout
+    result = run_script("evaluate.py", runs["labels"], cwd=runs["photos"])
+    assert "labels: per-pixel" in result.stdout and "sharpness" not in result.stdout
+
+
+def test_a_scorer_that_does_not_fit_is_refused(runs, pairs, tmp_path):
+    for run, scorer in ((runs["photos"], runs["photos"]), (runs["labels"], runs["labels"])):
+        result = run_script("evaluate.py", run, "--scorer", scorer, cwd=tmp_path)
+        assert result.returncode == 2 and "--scorer" in result.stderr.splitlines()[-1]
+    generator = load_generator(runs["photos"])
+    scorer = load_generator(runs["labels"])
+    scorer.config = replace(scorer.config, crop_size=64)
+    with pytest.raises(UserError, match="64 px"):
+        LabelReader(scorer, generator.config)
