@@ -1,6 +1,9 @@
 """What is fast computes the same as what is plain."""
 
 import copy
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ import train
 from config import Config
 from fast import (
     GraphedStep,
+    bfloat16_gain,
     choose_precision,
     matching_gradient,
     multiply_down,
@@ -143,8 +147,22 @@ def test_a_run_goes_on_in_another_precision(pairs, tmp_path, there, back):
     assert load_checkpoint(tmp_path / "run")["config"]["precision"] == back
 
 
+def test_the_choice_of_a_cpu_is_the_same_while_others_use_it():
+    quiet = bfloat16_gain()
+    hog = "import torch; a = torch.randn(1500, 1500)\nwhile True: a @ a"
+    hogs = [subprocess.Popen([sys.executable, "-c", hog]) for _ in range(4)]
+    try:
+        time.sleep(3)
+        busy = [bfloat16_gain() for _ in range(3)]
+    finally:
+        for process in hogs:
+            process.kill()
+            process.wait()
+    assert busy == pytest.approx([quiet] * 3, rel=0.4)
+
+
 def test_auto_is_settled_once_and_kept(pairs, tmp_path, monkeypatch, capsys):
-    train.train(config_for(pairs, tmp_path, epochs=1))
+    train.train(config_for(pairs, tmp_path, epochs=1, precision="auto"))
     settled = load_checkpoint(tmp_path)["config"]["precision"]
     assert settled in ("fp32", "bf16")
     assert f"precision {settled}: a convolution takes" in capsys.readouterr().out
