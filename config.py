@@ -96,6 +96,9 @@ class Config:
         if self.task == "colorization":
             self.check("in_channels", self.in_channels == 1, "has to be 1, L, for colorization")
             self.check("out_channels", self.out_channels == 2, "has to be 2, ab, for colorization")
+        if self.task == "style":
+            for name in ("in_channels", "out_channels"):
+                self.check(name, getattr(self, name) == 3, "has to be 3, colour, for style")
         for name in ("in_channels", "out_channels"):
             allowed = getattr(self, name) in (1, 3) or self.task == "colorization"
             self.check(name, allowed, "can be 1 or 3")

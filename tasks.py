@@ -136,13 +136,14 @@ class Edges(Pairs):
 
 
 class Style(Pairs):
-    """A photo -> a painting. Without pairs to learn from, an OpenCV filter paints."""
+    """A photo -> a painting. Without pairs to learn from, an OpenCV filter paints, in ink and wash."""
 
     plain = True
 
     def target(self, photo):
-        painting = cv2.stylization(np.ascontiguousarray(photo), sigma_s=60, sigma_r=0.45)
-        return painting.reshape(photo.shape)
+        large = cv2.resize(photo, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)  # finer outlines
+        painting = cv2.stylization(large, sigma_s=60, sigma_r=0.6)
+        return cv2.resize(painting, photo.shape[1::-1], interpolation=cv2.INTER_AREA)
 
 
 TASKS = {
