@@ -136,7 +136,7 @@ class Edges(Pairs):
 
 
 class Style(Pairs):
-    """A photo -> a painting. Without pairs to learn from, an OpenCV filter paints, in ink and wash."""
+    """A photo -> a painting. Without pairs, an OpenCV filter paints, in ink and wash."""
 
     plain = True
 
