@@ -1,6 +1,7 @@
 """Every row of every table, end to end on tiny settings; and labels read by a scorer."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +104,19 @@ def test_what_is_finished_is_skipped_and_what_was_stopped_goes_on(demo, tmp_path
     assert out.count("is finished") == 3 * len(seeds)
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert (tmp_path / "out" / "table.md").read_text() == text
+
+
+def test_what_a_newer_scorer_reads_is_scored_again(demo, tmp_path, capsys):
+    words = words_for("table3", demo, tmp_path / "out")
+    assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
+    scores = tmp_path / "out" / "1x1" / "seed_0" / "test" / "scores.json"
+    scores.write_text('{"l1": 0}')
+    before = scores.stat().st_mtime
+    os.utime(tmp_path / "out" / "scorer" / "checkpoints" / "latest.pt", (before + 9, before + 9))
+    assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
+    assert json.loads(scores.read_text())["read_pixel_accuracy"] > 0
+    scorer = json.loads((tmp_path / "out" / "scorer" / "config.json").read_text())
+    assert scorer["gan_weight"] == 0  # the best reader of the paper's table 6
 
 
 def test_seeds_give_mean_and_deviation(demo, tmp_path):

@@ -285,6 +285,46 @@ def test_masks_that_do_not_fit_are_refused(photos):
         translate(generator_of("style", photos), photo(), mask=Image.new("L", (50, 40)))
 
 
+def test_the_network_sees_pictures_as_large_as_in_training(photos):
+    """Of full-size pictures: whole ones made as small, or for super resolution tiles of it."""
+    sizes = {"colorization": (32, 54), "inpainting": (32, 54), "super_resolution": (32, 32)}
+    for name, size in sizes.items():
+        seen = []
+        task = task_of(config_for(name, photos))
+
+        def run(x, seen=seen, channels=task.config.out_channels):
+            seen.append(tuple(x.shape[-2:]))
+            return x.expand(channels, -1, -1)
+
+        result = task.translate(torch.zeros(3, 77, 131), run)
+        assert set(seen) == {size}, name
+        factor = 4 if name == "super_resolution" else 1
+        assert result.shape == (3, 77 * factor, 131 * factor)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (77, 131)])
+def test_nothing_under_the_hole_is_seen(photos, size):
+    generator = generator_of("inpainting", photos)
+    picture = np.array(photo(*size))
+    mask = np.zeros(picture.shape[:2], np.uint8)
+    mask[5:20, 7:25] = 255
+    results = []
+    for value in (0, 255):
+        picture[mask > 0] = value
+        results.append(translate(generator, Image.fromarray(picture), mask=Image.fromarray(mask)))
+    difference = np.abs(np.subtract(*[np.asarray(result, int) for result in results]))
+    # At the rim of a hole that was made smaller a little of it is left.
+    assert np.median(difference[mask > 0]) <= (0 if size == (32, 32) else 2)
+
+
+def test_of_a_plain_picture_the_middle_square_is_taken(tmp_path):
+    wide = np.zeros((32, 96, 3), np.uint8)
+    wide[:, 32:64] = photo(32, 32)
+    Image.fromarray(wide).save(tmp_path / "1.png")
+    pair = PairedDataset(config_for("inpainting", tmp_path), "val")[0]
+    assert to_image(pair["target"]) == photo(32, 32)
+
+
 def test_tiles_leave_no_seams():
     x = torch.rand(3, 150, 107)
     assert torch.allclose(in_tiles(lambda tile: tile * 0.5, x, 32), x * 0.5, atol=1e-6)
