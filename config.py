@@ -107,6 +107,9 @@ class Config:
             self.check("in_channels", alike, f"has to be out_channels, {self.out_channels}")
         self.check("mask", self.mask != "", "can be centre, random or a folder")
         self.check("factor", self.factor in (2, 4, 8), "can be 2, 4 or 8")
+        if self.task == "super_resolution":
+            whole = self.crop_size % self.factor == 0
+            self.check("crop_size", whole, f"has to be a multiple of factor, {self.factor}")
         fields = (1, 16, 34, 70, 142, 286)
         self.check("receptive_field", self.receptive_field in fields, f"can be one of {fields}")
         device = re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", self.device)
@@ -391,31 +394,48 @@ def parse_train_arguments(description: str, argv=None) -> tuple[Config | None, d
     return replace(preset_named(preset or "demo"), **given), given, None
 
 
-def parse_reproduce_arguments(description: str, argv=None) -> tuple[str, Config, list[int]]:
-    """Reads reproduce.py's command line: the table, what its rows have in common, the seeds.
+# What the rows of reproduce.py's tables set, and so nothing else can.
+COMPARED = ("lambda_l1", "gan_weight", "conditional", "generator", "receptive_field")
 
-    Raises UserError.
-    """
+
+def parse_reproduce_arguments(
+    description: str, argv=None
+) -> tuple[str, Config, list[int], str | None]:
+    """Reads reproduce.py's command line: the table, what its rows have in common, the seeds and the
+    run that reads the labels, if one is given. Raises UserError."""
     parser = Parser(description, usage="python reproduce.py TABLE [PRESET] [--field value ...]")
     tables = ("table1", "table2", "table3", "table6")
     parser.add_argument("table", choices=tables, help=", ".join(tables), metavar="TABLE")
-    parser.add_argument("preset", nargs="?", help="one of train.py's", metavar="PRESET")
+    pairs = [name for name, preset in PRESETS.items() if preset.task == "pairs"]
+    parser.add_argument("preset", nargs="?", help=f"one of {', '.join(pairs)}", metavar="PRESET")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0", metavar="N")
-    add_fields(parser, "demo")
+    parser.add_argument(
+        "--scorer", metavar="RUN", help="a run photo -> labels; else one is trained"
+    )
+    words = sys.argv[1:] if argv is None else argv
+    add_fields(parser, next((word for word in words if word in PRESETS), "demo"))
     given = vars(parser.parse_args(argv))
-    table, preset, seeds = (given.pop(name) for name in ("table", "preset", "seeds"))
-    for name, instead in {"seed": "; give --seeds", "direction": "", "task": ""}.items():
+    table, preset, seeds, scorer = (
+        given.pop(name) for name in ("table", "preset", "seeds", "scorer")
+    )
+    for name in ("seed", "direction", "task", *COMPARED):
         if name in given:
+            instead = "; give --seeds" if name == "seed" else ""
             raise UserError(f"--{name} is for {table} to choose{instead}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("reproduce.py is for one process; torchrun is for train.py")
+    data = PurePath(given.get("data_root", "demo")).name
     if preset is None:
-        name = PurePath(given["data_root"]).name if "data_root" in given else "demo"
-        preset = name if name in PRESETS else "cityscapes"
-    base = replace(preset_named(preset), output=f"runs/{table}_{preset}")
+        preset = data if data in pairs else "cityscapes"
+    base = preset_named(preset)
+    if preset not in pairs:
+        raise UserError(f"{preset} makes its own pairs; the tables are of {', '.join(pairs)}")
     if table == "table2" and preset == "cityscapes":
         base = replace(base, batch_size=10)  # the paper's in this comparison
-    return table, replace(base, **given), list(dict.fromkeys(seeds))
+    base = replace(base, **given)
+    if "output" not in given:
+        base = replace(base, output=f"runs/{table}_{PurePath(base.data_root).name}")
+    return table, base, list(dict.fromkeys(seeds)), scorer
 
 
 def config_from_dict(values: dict) -> Config:

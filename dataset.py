@@ -208,6 +208,8 @@ class PairedDataset(Dataset):
         root, self.part = Path(config.data_root), config.part
         if self.task.plain and (root / self.part).is_dir():  # halves in folders of their own
             root, self.part = root / self.part, "whole"
+        elif self.task.plain and (root / "A").is_dir():
+            raise UserError(f"{root} has folders A and B; --part A or --part B takes one of them")
         find = find_photos if self.task.plain else find_pairs
         self.split, self.pairs = find(root, split)
         if self.task.plain and self.part == "whole" and looks_like_a_pair(self.pairs[0].a):
@@ -224,7 +226,9 @@ class PairedDataset(Dataset):
             ],
             additional_targets={"target": "image"},
         )
-        channels = 6 if self.task.plain else config.in_channels + config.out_channels
+        channels = config.in_channels + config.out_channels
+        if self.task.plain and config.task != "style":
+            channels = 3  # x and y are made of one picture
         needed = len(self.pairs) * self.size**2 * channels
         self.cached = needed <= config.cache_gb * 1e9
         self.cache = self.read_all(split) if self.cached else []

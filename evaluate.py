@@ -24,6 +24,7 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
     )
     parser.add_argument("--inception", metavar="FILE", help="weights of Inception, for FID and KID")
     parser.add_argument("--data_root", metavar="PATH", help="the dataset, if it has moved")
+    parser.add_argument("--palette", help="of the label pictures: demo, facades, cityscapes, none")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument("--no_dropout", action="store_true", help="translate without the noise")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -31,6 +32,10 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
         ARGUMENTS = parser.parse_args()
         if not 0 <= ARGUMENTS.seed < 2**63:
             raise UserError(f"--seed is {ARGUMENTS.seed}; it has to be from 0 to below 2**63")
+        for name in ("mask", "draw") if ARGUMENTS.input is None else ("scorer", "inception"):
+            if getattr(ARGUMENTS, name):
+                without = "needs" if ARGUMENTS.input is None else "can't be combined with"
+                raise UserError(f"--{name} {without} --input")
 
 import contextlib
 import csv
@@ -40,12 +45,29 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from config import Config
-from dataset import ENDINGS, PairedDataset, is_image, load_batches, natural_order, read_image
-from scores import PALETTES, Distances, SplitScores, class_scores, confusion, read_classes
+from dataset import (
+    ENDINGS,
+    PairedDataset,
+    is_image,
+    load_batches,
+    natural_order,
+    read_image,
+    read_pair,
+)
+from scores import (
+    PALETTES,
+    Distances,
+    Palette,
+    SplitScores,
+    class_scores,
+    confusion,
+    read_classes,
+)
 from tasks import draw
 from utils import (
     generate,
@@ -86,16 +108,23 @@ class LabelReader:
 
     def __init__(self, scorer: nn.Module, config: Config):
         name = config.label_palette()
+        theirs = scorer.config
         rules = {
-            "the run has to make photos from labels of a known palette": name is not None
-            and config.direction == "BtoA",
-            "the scorer has to make labels from photos (--direction AtoB)": scorer.config.task
-            == "pairs"
-            and scorer.config.direction == "AtoB",
-            f"the scorer was trained at {scorer.config.crop_size} px, the run at "
-            f"{config.crop_size} px": scorer.config.crop_size == config.crop_size,
-            "the scorer's input has to have the channels of the run's output": scorer.in_channels
-            == config.out_channels,
+            "the run has to make photos of labels in colours of a known palette": (
+                name is not None and config.direction == "BtoA" and config.in_channels == 3
+            ),
+            "the scorer has to make labels in colours (--direction AtoB)": (
+                theirs.direction == "AtoB" and theirs.out_channels == 3
+            ),
+            f"its palette is {theirs.label_palette()}, the run's is {name}": (
+                theirs.label_palette() == name
+            ),
+            f"it was trained at {theirs.crop_size} px, the run at {config.crop_size} px": (
+                theirs.crop_size == config.crop_size
+            ),
+            f"it takes {theirs.in_channels} channels, the run makes {config.out_channels}": (
+                theirs.in_channels == config.out_channels
+            ),
         }
         for rule, holds in rules.items():
             if not holds:
@@ -104,9 +133,8 @@ class LabelReader:
         self.palette = PALETTES[name]
         self.matrices = {"read": 0, "real": 0}
 
-    def add(self, labels: Tensor, output: Tensor, photo: Tensor) -> None:
-        """The true labels, the photo made of them and the real one, each (C, H, W)."""
-        true = read_classes(labels, self.palette)
+    def add(self, true: Tensor, output: Tensor, photo: Tensor) -> None:
+        """The true classes (H, W), the photo made of their labels and the real one (C, H, W)."""
         device = next(self.scorer.parameters()).device
         for name, picture in (("read", output), ("real", photo)):
             made = generate(self.scorer, picture[None].to(device), noise=False)[0].cpu()
@@ -118,6 +146,15 @@ class LabelReader:
             for kind, matrix in self.matrices.items()
             for name, value in class_scores(matrix).items()
         }
+
+
+def true_classes(dataset: PairedDataset, index: int, palette: Palette) -> Tensor:
+    """The classes of a pair's label picture B, (H, W), read at its own size and only then resized,
+    for colours in between would be those of other classes."""
+    _, labels = read_pair(dataset.pairs[index])
+    classes = read_classes(to_tensor(np.asarray(labels)), palette)
+    size = (dataset.size, dataset.size)
+    return F.interpolate(classes[None, None].float(), size, mode="nearest-exact")[0, 0].long()
 
 
 def evaluate_split(
@@ -136,6 +173,7 @@ def evaluate_split(
     dataset = PairedDataset(replace(config, load_size=config.crop_size, mirror=False), split)
     makes_labels = config.direction == "AtoB" and config.out_channels == 3
     scores = SplitScores(config.label_palette() if makes_labels else None)
+    palette = PALETTES.get(config.label_palette())
     reader = LabelReader(scorer, config) if scorer else None
     if inception and len(dataset) < 2:
         raise UserError(f"FID and KID compare sets of pictures; {split} has only one")
@@ -143,12 +181,14 @@ def evaluate_split(
 
     rows, grid = {}, []
     results = translations(generator, dataset, seed, noise)
-    for name, x, output, y in tqdm(results, "translating", len(dataset), unit="image"):
+    results = tqdm(results, "translating", len(dataset), unit="image")
+    for index, (name, x, output, y) in enumerate(results):
         for kind, picture in {"input": x, "output": output, "target": y}.items():
             save_image(to_image(picture), folder / kind / f"{name}.png")
-        rows[name] = scores.add(output, y)
+        true = true_classes(dataset, index, palette) if scores.palette or reader else None
+        rows[name] = scores.add(output, y, true)
         if reader:
-            reader.add(x, output, y)
+            reader.add(true, output, y)
         if distances:
             distances.add(output, y)
         if len(grid) < GRID_PICTURES:
@@ -246,8 +286,9 @@ def main(arguments) -> None:
         print(f"translated {len(plan)} into {result if len(plan) == 1 else output}")
         return
 
-    if arguments.data_root:
-        generator.config = replace(generator.config, data_root=arguments.data_root)
+    for name in ("data_root", "palette"):
+        if getattr(arguments, name):
+            generator.config = replace(generator.config, **{name: getattr(arguments, name)})
     output = Path(arguments.output) if arguments.output else folder / arguments.split
     scorer = load_generator(arguments.scorer, arguments.device) if arguments.scorer else None
     summary = evaluate_split(

@@ -7,7 +7,8 @@
 
 table1: losses. table2: generators. table3: receptive fields. table6: photo -> labels, the losses
 again. The same command goes on where it was stopped, and skips what is finished. Without a preset
-it is that of the data's name, else cityscapes.
+it is that of the data's name, else cityscapes. The labels are read by a generator that is trained
+first; --scorer takes that of another table, such as runs/table1_demo/scorer.
 """
 
 from config import one_line_errors, parse_reproduce_arguments
@@ -26,11 +27,20 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 import train
-from config import CHANGEABLE, Config, config_from_dict, continued
+from config import Config, UserError, config_from_dict, continued
 from data.make_demo import DEMO_ROOT, make_demo
 from dataset import PairedDataset
-from evaluate import evaluate_split
-from utils import load_generator, replacing, save_image
+from evaluate import LabelReader, evaluate_split
+from fast import choose_precision
+from scores import PALETTES
+from utils import (
+    checkpoint_path,
+    choose_device,
+    load_checkpoint,
+    load_generator,
+    replacing,
+    save_image,
+)
 
 GRID_ROWS = 4  # test pictures in the grid
 
@@ -44,34 +54,42 @@ class Row:
     paper: tuple[float, float, float]
 
 
-L1, GAN = {"gan_weight": 0.0}, {"lambda_l1": 0.0}
-UNCONDITIONAL, ENCODER_DECODER = {"conditional": False}, {"generator": "encoder_decoder"}
+# Every row says all that the rows of any table differ in.
+PAPERS = {"generator": "unet", "receptive_field": 70}
+LOSSES = {
+    "L1": {"lambda_l1": 100.0, "gan_weight": 0.0, "conditional": True, **PAPERS},
+    "GAN": {"lambda_l1": 0.0, "gan_weight": 1.0, "conditional": False, **PAPERS},
+    "cGAN": {"lambda_l1": 0.0, "gan_weight": 1.0, "conditional": True, **PAPERS},
+    "L1+GAN": {"lambda_l1": 100.0, "gan_weight": 1.0, "conditional": False, **PAPERS},
+    "L1+cGAN": {"lambda_l1": 100.0, "gan_weight": 1.0, "conditional": True, **PAPERS},
+}
+ENCODER_DECODER = {"generator": "encoder_decoder"}
 
 # The paper's numbers are of cityscapes at 256 px, read by an FCN-8s but in table 6.
 ROWS = {
     "table1": [
-        Row("L1", L1, (0.42, 0.15, 0.11)),
-        Row("GAN", {**GAN, **UNCONDITIONAL}, (0.22, 0.05, 0.01)),
-        Row("cGAN", GAN, (0.57, 0.22, 0.16)),
-        Row("L1+GAN", UNCONDITIONAL, (0.64, 0.20, 0.15)),
-        Row("L1+cGAN", {}, (0.66, 0.23, 0.17)),
+        Row("L1", LOSSES["L1"], (0.42, 0.15, 0.11)),
+        Row("GAN", LOSSES["GAN"], (0.22, 0.05, 0.01)),
+        Row("cGAN", LOSSES["cGAN"], (0.57, 0.22, 0.16)),
+        Row("L1+GAN", LOSSES["L1+GAN"], (0.64, 0.20, 0.15)),
+        Row("L1+cGAN", LOSSES["L1+cGAN"], (0.66, 0.23, 0.17)),
     ],
     "table2": [
-        Row("Encoder-decoder (L1)", {**L1, **ENCODER_DECODER}, (0.35, 0.12, 0.08)),
-        Row("Encoder-decoder (L1+cGAN)", ENCODER_DECODER, (0.29, 0.09, 0.05)),
-        Row("U-Net (L1)", L1, (0.48, 0.18, 0.13)),
-        Row("U-Net (L1+cGAN)", {}, (0.55, 0.20, 0.14)),
+        Row("Encoder-decoder (L1)", LOSSES["L1"] | ENCODER_DECODER, (0.35, 0.12, 0.08)),
+        Row("Encoder-decoder (L1+cGAN)", LOSSES["L1+cGAN"] | ENCODER_DECODER, (0.29, 0.09, 0.05)),
+        Row("U-Net (L1)", LOSSES["L1"], (0.48, 0.18, 0.13)),
+        Row("U-Net (L1+cGAN)", LOSSES["L1+cGAN"], (0.55, 0.20, 0.14)),
     ],
     "table3": [
-        Row("1x1", {"receptive_field": 1}, (0.39, 0.15, 0.10)),
-        Row("16x16", {"receptive_field": 16}, (0.65, 0.21, 0.17)),
-        Row("70x70", {"receptive_field": 70}, (0.66, 0.23, 0.17)),
-        Row("286x286", {"receptive_field": 286}, (0.42, 0.16, 0.11)),
+        Row("1x1", LOSSES["L1+cGAN"] | {"receptive_field": 1}, (0.39, 0.15, 0.10)),
+        Row("16x16", LOSSES["L1+cGAN"] | {"receptive_field": 16}, (0.65, 0.21, 0.17)),
+        Row("70x70", LOSSES["L1+cGAN"] | {"receptive_field": 70}, (0.66, 0.23, 0.17)),
+        Row("286x286", LOSSES["L1+cGAN"] | {"receptive_field": 286}, (0.42, 0.16, 0.11)),
     ],
     "table6": [
-        Row("L1", L1, (0.86, 0.42, 0.35)),
-        Row("cGAN", GAN, (0.74, 0.28, 0.22)),
-        Row("L1+cGAN", {}, (0.83, 0.36, 0.29)),
+        Row("L1", LOSSES["L1"], (0.86, 0.42, 0.35)),
+        Row("cGAN", LOSSES["cGAN"], (0.74, 0.28, 0.22)),
+        Row("L1+cGAN", LOSSES["L1+cGAN"], (0.83, 0.36, 0.29)),
     ],
 }
 PAPER_REAL = (0.80, 0.26, 0.21)  # real photos, read by the FCN-8s
@@ -93,31 +111,48 @@ LABEL_COLUMNS = [
 def run_once(config: Config, scorer: Path | None = None) -> dict:
     """Trains and scores a run, or what is left of it to do; returns the scores of its test split.
 
-    Exits as train.py does if it is stopped by a signal. Raises UserError if the folder holds a run
-    of another configuration.
+    row.json in its folder says for what they hold. Exits as train.py does if it is stopped by a
+    signal. Raises UserError if the folder holds a run that could not become this one.
     """
     folder = Path(config.output)
-    checkpoint, scores = folder / "checkpoints" / "latest.pt", folder / "test" / "scores.json"
-    finished = False
-    if checkpoint.exists():
-        before = config_from_dict(json.loads((folder / "config.json").read_text()))
-        changes = {name: value for name, value in asdict(config).items() if name != "precision"}
-        finished = continued(before, {**changes, "output": before.output}).epochs == before.epochs
-        needed = [checkpoint, *([scorer / "checkpoints" / "latest.pt"] if scorer else [])]
-        newest = max(path.stat().st_mtime for path in needed)
-        if finished and scores.exists() and scores.stat().st_mtime >= newest:
+    latest, row = folder / "checkpoints" / "latest.pt", folder / "row.json"
+    wanted = {"config": asdict(config)}
+    if scorer:
+        wanted["scorer"] = [str(scorer), checkpoint_path(scorer).stat().st_mtime_ns]
+    if row.exists():
+        result = json.loads(row.read_text())
+        if latest.exists() and {name: result[name] for name in wanted} == wanted:
             print(f"{folder} is finished")
-            return json.loads(scores.read_text())
-        given = {name: changes[name] for name in CHANGEABLE - {"precision"}}
-        code = train.main(None, given, str(folder))
-    else:
-        code = train.train(config)
+            return result["scores"]
+        row.unlink()
+
+    checkpoint = load_checkpoint(folder) if latest.exists() else None
+    if checkpoint:
+        before = config_from_dict(checkpoint["config"])
+        continued(before, {**asdict(config), "output": before.output})
+        trained = checkpoint["step"] // checkpoint["steps_per_epoch"]
+        for name, was in (
+            ("data_root", before.data_root),
+            ("precision", before.precision),
+            ("epochs", max(trained, config.epochs)),
+        ):
+            if was != getattr(config, name):
+                raise UserError(
+                    f"{folder} was trained with {name} {was}, not {getattr(config, name)}; give "
+                    "another --output"
+                )
+    code = train.train(config, checkpoint)
     if code:
         print("the same command goes on from here")
         sys.exit(code)
+
     generator = load_generator(folder, config.device)
+    generator.config = config
     reader = load_generator(scorer, config.device) if scorer else None
-    return evaluate_split(generator, "test", folder / "test", scorer=reader)
+    scores = evaluate_split(generator, "test", folder / "test", scorer=reader)
+    with replacing(row) as temporary:
+        temporary.write_text(json.dumps({**wanted, "scores": scores}, indent=2) + "\n")
+    return scores
 
 
 def cell(values: list[float], form: str) -> str:
@@ -170,48 +205,73 @@ def picture_grid(columns: dict[str, Path], names: list[str]) -> Image.Image:
     return grid
 
 
-def main(table: str, base: Config, seeds: list[int]) -> int:
+def notes(scores: dict, read: str, palette: str | None) -> str:
+    """What has to be known of the label scores."""
+    if palette is None:
+        return "The labels have no known palette (--palette): they are not scored."
+    present, known = scores[read + "classes_present"], len(PALETTES[palette].classes)
+    lines = [f"{present} of the {known} classes occur in the test pictures; the others count 0."]
+    if read:
+        lines.append(
+            "The labels were read by a generator photo -> labels, not by the paper's FCN-8s: "
+            "compare the rows with each other, not with the paper's."
+        )
+    return "\n".join(lines)
+
+
+def main(table: str, base: Config, seeds: list[int], scorer: str | None = None) -> int:
     """Reproduces a table with `base` for all that its rows leave open. Returns an exit code."""
     folder = Path(base.output)
-    to_labels = table == "table6"
-    base = replace(base, direction="AtoB" if to_labels else "BtoA")
-    palette = base.label_palette()
-    if palette is None:
-        print(f"the labels of {base.data_root} have no known palette: they are not scored")
     if Path(base.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
         make_demo(DEMO_ROOT)
+    # The same for all rows.
+    precision, _ = choose_precision(base.precision, choose_device(base.device))
+    palette = base.label_palette()
+    base = replace(base, precision=precision, palette=palette or "none")
     names = [pair.name for pair in PairedDataset(replace(base, cache_gb=0.0), "test").pairs]
 
-    scorer = None
-    if palette and not to_labels:
+    # All configurations before the first training, so that a mistake in one is met now.
+    to_labels = table == "table6"
+    read = "" if to_labels else "read_"
+    configs = {
+        (row.name, seed): replace(
+            base,
+            **row.fields,
+            direction="AtoB" if to_labels else "BtoA",
+            seed=seed,
+            output=str(folder / re.sub(r"\W+", "_", row.name.lower()).strip("_") / f"seed_{seed}"),
+        )
+        for row in ROWS[table]
+        for seed in seeds
+    }
+    if palette is None or to_labels:
+        scorer = None
+    elif scorer is None:
         print(f"\n==== {table}: the scorer, photo -> labels")
-        scorer = folder / "scorer"
-        fields = {**L1, "direction": "AtoB", "seed": seeds[0], "output": str(scorer)}
-        run_once(replace(base, **fields))
+        scorer = str(folder / "scorer")
+        fields = {**LOSSES["L1"], "direction": "AtoB", "seed": seeds[0], "batch_size": 1}
+        run_once(replace(base, **fields, output=scorer))
 
-    rows, results, folders = ROWS[table], {}, {}
-    for row in rows:
-        for seed in seeds:
-            print(f"\n==== {table}: {row.name}, seed {seed}")
-            run = folder / re.sub(r"\W+", "_", row.name.lower()).strip("_") / f"seed_{seed}"
-            folders.setdefault(row.name, run / "test")
-            config = replace(base, **row.fields, seed=seed, output=str(run))
-            results.setdefault(row.name, []).append(run_once(config, scorer))
+    if scorer:  # fits, or it is said now
+        LabelReader(load_generator(scorer), next(iter(configs.values())))
 
-    first = folders[rows[0].name]
-    columns = {"input": first / "input"}
-    columns |= {name: run / "output" for name, run in folders.items()}
-    columns["target"] = first / "target"
+    results = {}
+    for (name, seed), config in configs.items():
+        print(f"\n==== {table}: {name}, seed {seed}")
+        results.setdefault(name, []).append(run_once(config, scorer and Path(scorer)))
+
+    first = {row.name: Path(configs[row.name, seeds[0]].output) / "test" for row in ROWS[table]}
+    any_row = next(iter(first.values()))
+    columns = {"input": any_row / "input"}
+    columns |= {name: run / "output" for name, run in first.items()}
+    columns["target"] = any_row / "target"
     save_image(picture_grid(columns, names[:GRID_ROWS]), folder / "grid.png")
-    text = markdown(table, results, rows, "" if to_labels else "read_")
-    for name, content in {
-        "table.md": text,
-        "table.json": json.dumps(
-            {"config": asdict(base), "seeds": seeds, "rows": results}, indent=2
-        ),
-    }.items():
+    text = markdown(table, results, ROWS[table], read)
+    text += "\n\n" + notes(next(iter(results.values()))[0], read, palette)
+    content = {"config": asdict(base), "seeds": seeds, "scorer": scorer, "rows": results}
+    for name, lines in {"table.md": text, "table.json": json.dumps(content, indent=2)}.items():
         with replacing(folder / name) as temporary:
-            temporary.write_text(content + "\n")
+            temporary.write_text(lines + "\n")
     print(f"\n{text}\n")
     print(f"  table     {folder / 'table.md'}  (every seed in table.json)")
     print(f"  pictures  {folder / 'grid.png'}")

@@ -27,6 +27,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from config import UserError
 from data.make_demo import LABELS
+from tasks import eight_bits
 
 
 def score(output: Tensor, target: Tensor) -> dict[str, float]:
@@ -42,11 +43,6 @@ def score(output: Tensor, target: Tensor) -> dict[str, float]:
         "psnr": peak_signal_noise_ratio(output, target, data_range=1.0).item(),
         "ssim": structural_similarity_index_measure(output, target, data_range=1.0).item(),
     }
-
-
-def eight_bits(picture: Tensor) -> Tensor:
-    """(C, H, W) in [-1, 1], C 1 or 3 -> (3, H, W) of whole numbers in [0, 255], as it is saved."""
-    return ((picture.float() + 1) * 127.5).round().clamp(0, 255).expand(3, -1, -1)
 
 
 # ---- Labels -----------------------------------------------------------------------------------
@@ -181,9 +177,9 @@ def class_scores(matrix: Tensor) -> dict[str, float]:
 # ---- Sharpness and colours --------------------------------------------------------------------
 
 
-def to_lab(picture: Tensor) -> np.ndarray:
+def lab_of(picture: Tensor) -> np.ndarray:
     """(C, H, W) in [-1, 1], C 1 or 3 -> (H, W, 3): L in [0, 100], a and b within ±110."""
-    pixels = eight_bits(picture).permute(1, 2, 0).cpu().numpy()
+    pixels = eight_bits(picture).expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
     return cv2.cvtColor(np.ascontiguousarray(pixels) / np.float32(255), cv2.COLOR_RGB2Lab)
 
 
@@ -192,7 +188,7 @@ def sharpness(picture: Tensor) -> float:
 
     The picture is (C, H, W) in [-1, 1], C 1 or 3. Blur, L1's answer to doubt, lowers it.
     """
-    lightness = to_lab(picture)[:, :, 0]
+    lightness = lab_of(picture)[:, :, 0]
     right, down = np.diff(lightness, axis=1)[:-1], np.diff(lightness, axis=0)[:, :-1]
     return float(np.hypot(right, down).mean(dtype=np.float64))
 
@@ -208,7 +204,7 @@ LAB_BINS = 100  # the paper does not give its number
 
 def lab_histograms(picture: Tensor) -> Tensor:
     """How often each L, a and b occur, (C, H, W) in [-1, 1] -> (3, LAB_BINS) int64."""
-    planes = torch.from_numpy(to_lab(picture)).unbind(2)
+    planes = torch.from_numpy(lab_of(picture)).unbind(2)
     counts = [
         torch.histc(plane.clamp(low, high), LAB_BINS, low, high)
         for plane, (low, high) in zip(planes, LAB_RANGES, strict=True)
@@ -245,13 +241,16 @@ class SplitScores:
         self.gradients = np.zeros(2)
         self.histograms = torch.zeros(2, 3, LAB_BINS, dtype=torch.int64)
 
-    def add(self, output: Tensor, target: Tensor) -> dict[str, float]:
-        """The scores of one picture, both (C, H, W) in [-1, 1], C 1 or 3."""
+    def add(self, output: Tensor, target: Tensor, true: Tensor | None = None) -> dict[str, float]:
+        """The scores of one picture, both (C, H, W) in [-1, 1], C 1 or 3.
+
+        `true` are its true classes, (H, W), should they be known better than from the target.
+        """
         scores = score(output[None], target[None])
         self.scores.append(scores)
         if self.palette:
-            true, predicted = (read_classes(picture, self.palette) for picture in (target, output))
-            matrix = confusion(true, predicted, self.palette).cpu()
+            true = read_classes(target, self.palette) if true is None else true
+            matrix = confusion(true, read_classes(output, self.palette), self.palette).cpu()
             self.matrix += matrix
             return {**scores, "pixel_accuracy": class_scores(matrix)["pixel_accuracy"]}
         gradients = sharpness(output), sharpness(target)
@@ -304,7 +303,7 @@ class Distances:
     @torch.inference_mode()
     def add(self, output: Tensor, target: Tensor) -> None:
         """One picture of each set, both (C, H, W) in [-1, 1], C 1 or 3, and of one size."""
-        pictures = torch.stack([eight_bits(output), eight_bits(target)])
+        pictures = torch.stack([eight_bits(p).expand(3, -1, -1) for p in (output, target)])
         device = next(self.network.parameters()).device
         self.features.append(self.network(pictures.to(device, torch.uint8))[0].cpu())
 

@@ -68,9 +68,8 @@ class Inpainting(Pairs):
     """A picture with a hole -> the whole picture. The hole is white, as in the Lua code."""
 
     plain = True
-    masks: tuple[
-        Tensor, ...
-    ] = ()  # (1, H, W) bool, for the training, where config.mask is a folder
+    # (1, H, W) bool each, to train with, if config.mask is a folder
+    masks: tuple[Tensor, ...] = ()
 
     def pair(self, x, y, random):
         hole = self.hole(*y.shape[-2:], random)
@@ -102,9 +101,13 @@ class Inpainting(Pairs):
             mask = self.hole(*picture.shape[-2:], np.random.default_rng(0))
         if not mask.any():
             return picture
-        small = at_training_size(picture, self.config.crop_size)
-        hole = F.interpolate(mask[None].float(), small.shape[-2:])[0] > 0
-        filled = resize(run(small.masked_fill(hole, 1.0)), picture.shape[-2:])
+        # White before it is resized, so that nothing under the mask is seen, and again afterwards,
+        # with the rim where the two have mixed; every pixel that the mask touches counts.
+        small = at_training_size(picture.masked_fill(mask, 1.0), self.config.crop_size)
+        hole = F.adaptive_max_pool2d(mask.float(), small.shape[-2:])
+        if small.shape != picture.shape:
+            hole = F.max_pool2d(hole, 3, stride=1, padding=1)
+        filled = resize(run(small.masked_fill(hole > 0, 1.0)), picture.shape[-2:])
         return torch.where(mask, filled, picture)
 
 
@@ -115,7 +118,7 @@ class SuperResolution(Pairs):
 
     def pair(self, x, y, random):
         small = resize(y, [side // self.config.factor for side in y.shape[-2:]])
-        return {"input": self.enlarge(in_8_bits(small)), "target": y}
+        return {"input": self.enlarge(eight_bits(small) / 127.5 - 1), "target": y}
 
     def enlarge(self, picture: Tensor) -> Tensor:
         return resize(picture, [side * self.config.factor for side in picture.shape[-2:]])
@@ -163,15 +166,9 @@ def task_of(config: Config) -> Pairs:
 # ---- What they are made of --------------------------------------------------------------------
 
 
-def to_pixels(picture: Tensor) -> np.ndarray:
-    """(C, H, W) -> uint8 (H, W, C)."""
-    pixels = ((picture.float().cpu() + 1) * 127.5).round().clamp(0, 255)
-    return pixels.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-
-
-def in_8_bits(picture: Tensor) -> Tensor:
-    """The values that are left of it in a file."""
-    return ((picture + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
+def eight_bits(picture: Tensor) -> Tensor:
+    """Values in [-1, 1] -> whole numbers in [0, 255], as floats: what is left of them in a file."""
+    return ((picture.float() + 1) * 127.5).round().clamp(0, 255)
 
 
 def to_lab(picture: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +187,7 @@ def from_lab(light: Tensor, colour: Tensor) -> Tensor:
 
 def draw(photo: Tensor) -> Tensor:
     """(C, H, W) -> (1, H, W), its edges in black on white."""
-    grey = to_pixels(photo.mean(dim=0, keepdim=True))
+    grey = eight_bits(photo.mean(dim=0)).to(torch.uint8).numpy()
     lines = cv2.Canny(cv2.GaussianBlur(grey, (3, 3), 0), 100, 200)
     return torch.where(torch.from_numpy(lines) > 0, -1.0, 1.0)[None]
 

@@ -106,7 +106,7 @@ def train_step(model: Model, x: Tensor, y: Tensor, config: Config) -> Tensor:
     """
     generator, discriminator, optimizer_g, optimizer_d = model
     gan_loss = GAN_LOSSES[config.gan_loss]
-    seen = (x,) if config.conditional else ()  # by D beside y (cGAN), or not (GAN, Section 4.1)
+    seen = (x,) if config.conditional else ()  # by D beside y (cGAN), or not (GAN, Section 4.2)
     optimizer_g.zero_grad()  # not only before its backward pass: this one can use the memory
     fake = generator(x)  # (B, C', H, W)
     loss_d = loss_gan = x.new_zeros(())
@@ -295,7 +295,9 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
         precision, reason = choose_precision(config.precision, device)
         if processes.largest(precision == "fp32")[0]:
             precision = "fp32"
-        config = replace(config, precision=precision)  # saved with the run, which so keeps it
+        # Saved with the run, which so keeps them.
+        palette = config.label_palette() or "none"
+        config = replace(config, precision=precision, palette=palette)
         together = f", {processes.size} processes" if processes.size > 1 else ""
         print(f"device {device}{together}, torch {torch.__version__}")
         print(f"precision {precision}: {reason}")

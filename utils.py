@@ -29,7 +29,7 @@ from torchvision.utils import make_grid
 
 from config import Config, UserError, config_from_dict
 from generator import EncoderDecoderGenerator, UNetGenerator
-from tasks import task_of
+from tasks import eight_bits, task_of
 
 CHECKPOINT_FORMAT = 1
 
@@ -65,7 +65,7 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
 
 def to_image(tensor: Tensor) -> Image.Image:
     """Float (C, H, W) in [-1, 1], C 1 or 3 -> a picture in mode L or RGB."""
-    pixels = ((tensor.float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    pixels = eight_bits(tensor.cpu()).to(torch.uint8)
     return Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,10 @@ import reproduce
 import train
 from config import Config, UserError, parse_reproduce_arguments
 from data.make_demo import make_demo
-from dataset import PairedDataset
-from evaluate import LabelReader, evaluate_split
-from utils import load_generator
+from dataset import PairedDataset, read_pair
+from evaluate import LabelReader, evaluate_split, true_classes
+from scores import PALETTES, read_classes
+from utils import load_generator, to_tensor
 
 # The smallest pictures of which the largest receptive field leaves something.
 FIELDS = {**TINY, "load_size": 100, "crop_size": 96, "depth": 5, "epochs": 1, "sample_images": 1}
@@ -88,7 +90,7 @@ def test_rows_differ_in_what_their_table_compares(demo, tmp_path):
 
 def test_what_is_finished_is_skipped_and_what_was_stopped_goes_on(demo, tmp_path, capsys):
     words = [*words_for("table6", demo, tmp_path / "out", epochs=2), "--seeds", "0", "1"]
-    table, base, seeds = parse_reproduce_arguments("", words)
+    table, base, seeds, _ = parse_reproduce_arguments("", words)
     # As if stopped after the first epoch of one run.
     run = tmp_path / "out" / "cgan" / "seed_0"
     half = replace(base, lambda_l1=0.0, direction="AtoB", output=str(run), epochs=1)
@@ -106,17 +108,89 @@ def test_what_is_finished_is_skipped_and_what_was_stopped_goes_on(demo, tmp_path
     assert (tmp_path / "out" / "table.md").read_text() == text
 
 
-def test_what_a_newer_scorer_reads_is_scored_again(demo, tmp_path, capsys):
+def test_what_a_newer_scorer_reads_is_scored_again(demo, tmp_path):
     words = words_for("table3", demo, tmp_path / "out")
     assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
     scores = tmp_path / "out" / "1x1" / "seed_0" / "test" / "scores.json"
-    scores.write_text('{"l1": 0}')
-    before = scores.stat().st_mtime
-    os.utime(tmp_path / "out" / "scorer" / "checkpoints" / "latest.pt", (before + 9, before + 9))
+    scores.unlink()
+    latest = tmp_path / "out" / "scorer" / "checkpoints" / "latest.pt"
+    os.utime(latest, (latest.stat().st_mtime + 9,) * 2)
     assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
     assert json.loads(scores.read_text())["read_pixel_accuracy"] > 0
     scorer = json.loads((tmp_path / "out" / "scorer" / "config.json").read_text())
     assert scorer["gan_weight"] == 0  # the best reader of the paper's table 6
+
+
+def test_scores_of_ones_own_do_not_get_into_the_table(demo, tmp_path, capsys):
+    """evaluate.py in a finished or a half trained row, with another seed or without the scorer."""
+    words = words_for("table3", demo, tmp_path / "out")
+    assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
+    text = (tmp_path / "out" / "table.md").read_text()
+    run = tmp_path / "out" / "70x70" / "seed_0"
+    evaluate_split(load_generator(run), "test", run / "test", seed=3, noise=False)
+    assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
+    assert (tmp_path / "out" / "table.md").read_text() == text
+
+    # More epochs, stopped before the first new checkpoint: the old scores are not the new row's.
+    before = json.loads((run / "row.json").read_text())
+    more = words_for("table3", demo, tmp_path / "out", epochs=2)
+    (run / "config.json").write_text(json.dumps({**before["config"], "epochs": 2}))
+    capsys.readouterr()
+    assert reproduce.main(*parse_reproduce_arguments("", more)) == 0
+    assert "is finished" not in capsys.readouterr().out
+    assert json.loads((run / "row.json").read_text())["scores"] != before["scores"]
+
+
+def test_a_scorer_can_be_shared_and_is_looked_at_before_hours_are_spent(demo, tmp_path, runs):
+    words = [*words_for("table3", demo, tmp_path / "out"), "--scorer", str(runs["labels"])]
+    assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
+    assert not (tmp_path / "out" / "scorer").exists()
+    words = [*words_for("table3", demo, tmp_path / "new"), "--scorer", str(runs["photos"])]
+    with pytest.raises(UserError, match="--scorer"):
+        reproduce.main(*parse_reproduce_arguments("", words))
+    words = [*words_for("table3", demo, tmp_path / "new"), "--seeds", "0", "-1"]
+    with pytest.raises(UserError, match="seed is -1"):
+        reproduce.main(*parse_reproduce_arguments("", words))
+    with pytest.raises(UserError, match="receptive_field of 286"):
+        small = words_for("table3", demo, tmp_path / "new", crop_size=32)
+        reproduce.main(*parse_reproduce_arguments("", small))
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_table_says_what_its_numbers_are(demo, tmp_path):
+    for table, reader in (("table3", True), ("table6", False)):
+        words = words_for(table, demo, tmp_path / table)
+        assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
+        text = (tmp_path / table / "table.md").read_text()
+        assert ("FCN-8s" in text) == reader and "of the 13 classes occur" in text
+    shutil.copytree(demo, tmp_path / "mine")
+    words = words_for("table6", tmp_path / "mine", tmp_path / "unknown", depth=5)
+    assert reproduce.main(*parse_reproduce_arguments("", [*words])) == 0
+    assert "not scored" in (tmp_path / "unknown" / "table.md").read_text()
+
+
+def test_true_classes_are_those_of_the_file_not_of_its_resized_colours(demo, runs):
+    generator = load_generator(runs["labels"])
+    dataset = PairedDataset(replace(generator.config, load_size=96), "test")
+    palette = PALETTES["demo"]
+    labels = to_tensor(np.asarray(read_pair(dataset.pairs[0])[1]))
+    true, whole = true_classes(dataset, 0, palette), read_classes(labels, palette)
+    assert true.shape == (96, 96)
+    for y, x in ((0, 0), (40, 17), (95, 95), (63, 50)):  # 256 px to 96: the nearest pixel
+        assert true[y, x] == whole[int((y + 0.5) * 256 / 96), int((x + 0.5) * 256 / 96)]
+    made_up = read_classes(dataset[0]["target"], palette)
+    assert (made_up != true).float().mean() > 0.01
+
+
+def test_the_palette_stays_with_the_run_and_can_be_given_later(demo, runs, tmp_path):
+    shutil.copytree(demo, tmp_path / "moved")
+    words = [runs["labels"], "--data_root", "moved", "--output", "o"]
+    result = run_script("evaluate.py", *words, cwd=tmp_path)
+    assert result.returncode == 0 and "labels: per-pixel" in result.stdout, result.stderr
+    result = run_script("evaluate.py", *words, "--palette", "none", cwd=tmp_path)
+    assert result.returncode == 0 and "per-pixel" not in result.stdout
+    result = run_script("evaluate.py", *words, "--palette", "demos", cwd=tmp_path)
+    assert result.returncode == 2 and "palette is 'demos'" in result.stderr.splitlines()[-1]
 
 
 def test_seeds_give_mean_and_deviation(demo, tmp_path):
@@ -130,19 +204,26 @@ def test_seeds_give_mean_and_deviation(demo, tmp_path):
 
 
 def test_a_run_of_other_settings_is_not_mistaken_for_the_row(demo, tmp_path):
-    words = words_for("table6", demo, tmp_path / "out")
+    words = words_for("table6", demo, tmp_path / "out", epochs=2)
     assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
-    words = words_for("table6", demo, tmp_path / "out", learning_rate=0.001)
-    with pytest.raises(UserError, match=r"learning_rate was 0\.0002"):
-        reproduce.main(*parse_reproduce_arguments("", words))
+    shutil.copytree(demo, tmp_path / "other" / "demo")
+    for fields, line in (
+        ({"learning_rate": 0.001}, r"learning_rate was 0\.0002"),
+        ({"epochs": 1}, "epochs 2, not 1"),
+        ({"precision": "fp32"}, "precision bf16, not fp32"),
+        ({"data_root": tmp_path / "other" / "demo"}, "data_root"),
+    ):
+        words = words_for("table6", demo, tmp_path / "out", **{"epochs": 2, **fields})
+        with pytest.raises(UserError, match=line):
+            reproduce.main(*parse_reproduce_arguments("", words))
 
 
 def test_the_command_line():
-    _, base, seeds = parse_reproduce_arguments("", ["table1"])
-    assert base == Config(output="runs/table1_demo") and seeds == [0]
-    _, base, _ = parse_reproduce_arguments("", ["table2", "--data_root", "x/cityscapes"])
+    _, base, seeds, scorer = parse_reproduce_arguments("", ["table1"])
+    assert base == Config(output="runs/table1_demo") and seeds == [0] and scorer is None
+    _, base, *_ = parse_reproduce_arguments("", ["table2", "--data_root", "x/cityscapes"])
     assert base.crop_size == 256 and base.batch_size == 10 and base.data_root == "x/cityscapes"
-    _, base, seeds = parse_reproduce_arguments("", ["table3", "facades", "--seeds", "1", "2"])
+    _, base, seeds, _ = parse_reproduce_arguments("", ["table3", "facades", "--seeds", "1", "2"])
     assert base.epochs == 200 and base.batch_size == 1 and seeds == [1, 2]
 
 
@@ -155,6 +236,9 @@ def test_the_command_line():
         (["table1", "--seed", "1"], "--seeds"),
         (["table1", "--direction", "AtoB"], "--direction"),
         (["table1", "--epoch", "1"], "--epochs"),
+        (["table1", "--conditional", "false"], "--conditional"),
+        (["table2", "--generator", "unet"], "--generator"),
+        (["table6", "colorization"], "makes its own pairs"),
     ],
 )
 def test_mistakes_are_one_line(words, line, tmp_path):
@@ -186,7 +270,8 @@ def test_a_scorer_that_knows_the_labels_reads_them_all(runs, demo):
     reader = LabelReader(scorer, generator.config)
     for pair in dataset:
         scorer.forward = lambda x, noise, labels=pair["input"]: labels[None]
-        reader.add(pair["input"], pair["target"], pair["target"])
+        true = read_classes(pair["input"], PALETTES["demo"])
+        reader.add(true, pair["target"], pair["target"])
     summary = reader.summary()
     assert summary["read_pixel_accuracy"] == summary["real_pixel_accuracy"] == 1.0
     present = summary["read_classes_present"]
