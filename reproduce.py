@@ -210,7 +210,8 @@ def notes(scores: dict, read: str, palette: str | None) -> str:
     if palette is None:
         return "The labels have no known palette (--palette): they are not scored."
     present, known = scores[read + "classes_present"], len(PALETTES[palette].classes)
-    lines = [f"{present} of the {known} classes occur in the test pictures; the others count 0."]
+    rest = "; the others count 0" if present < known else ""
+    lines = [f"{present} of the {known} classes occur in the test pictures{rest}."]
     if read:
         lines.append(
             "The labels were read by a generator photo -> labels, not by the paper's FCN-8s: "
