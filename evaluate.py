@@ -201,7 +201,7 @@ def evaluate_split(
         open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(["name", *scores.scores[0]])
+        writer.writerow(["name", *next(iter(rows.values()))])
         for name, values in rows.items():
             writer.writerow([name, *values.values()])
     summary = {"split": dataset.split, "images": len(rows), "seed": seed, "dropout": noise}

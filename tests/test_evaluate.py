@@ -155,6 +155,7 @@ def test_the_test_split_is_translated_and_scored(run, generator, pairs):
     with open(folder / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
+        assert list(row) == ["name", "l1", "psnr", "ssim", "sharpness"]
         output, scores = expected[row["name"]]
         assert read_image(folder / "output" / f"{row['name']}.png") == to_image(output)
         # The input that was kept is what --input takes: its translation is the same again.
