@@ -121,10 +121,10 @@ def run_once(config: Config, scorer: Path | None = None) -> dict:
         wanted["scorer"] = [str(scorer), checkpoint_path(scorer).stat().st_mtime_ns]
     if row.exists():
         result = json.loads(row.read_text())
-        if latest.exists() and {name: result[name] for name in wanted} == wanted:
+        scores = result.pop("scores")
+        if latest.exists() and result == wanted:
             print(f"{folder} is finished")
-            return result["scores"]
-        row.unlink()
+            return scores
 
     checkpoint = load_checkpoint(folder) if latest.exists() else None
     if checkpoint:
@@ -141,6 +141,7 @@ def run_once(config: Config, scorer: Path | None = None) -> dict:
                     f"{folder} was trained with {name} {was}, not {getattr(config, name)}; give "
                     "another --output"
                 )
+    row.unlink(missing_ok=True)
     code = train.train(config, checkpoint)
     if code:
         print("the same command goes on from here")

@@ -216,6 +216,7 @@ def test_a_run_of_other_settings_is_not_mistaken_for_the_row(demo, tmp_path):
         words = words_for("table6", demo, tmp_path / "out", **{"epochs": 2, **fields})
         with pytest.raises(UserError, match=line):
             reproduce.main(*parse_reproduce_arguments("", words))
+        assert len(list((tmp_path / "out").rglob("row.json"))) == 3  # nothing is lost by it
 
 
 def test_the_command_line():
