@@ -17,6 +17,7 @@ import inspect
 import math
 import os
 import re
+import signal
 import sys
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -94,8 +95,12 @@ class Config:
         for name, choices in CHOICES.items():
             self.check(name, getattr(self, name) in choices, f"can be {' or '.join(choices)}")
         if self.task == "colorization":
-            self.check("in_channels", self.in_channels == 1, "has to be 1, L, for colorization")
-            self.check("out_channels", self.out_channels == 2, "has to be 2, ab, for colorization")
+            self.check(
+                "in_channels",
+                self.in_channels == 1,
+                "has to be 1 for colorization, and out_channels 2",
+            )
+            self.check("out_channels", self.out_channels == 2, "has to be 2 for colorization")
         if self.task == "style":
             for name in ("in_channels", "out_channels"):
                 self.check(name, getattr(self, name) == 3, "has to be 3, colour, for style")
@@ -288,9 +293,14 @@ class UserError(ValueError):
 @contextlib.contextmanager
 def one_line_errors():
     """Ends the script with the line of a UserError, or of a file that can't be read or written,
-    on stderr and exit code 2, without a traceback."""
+    on stderr and exit code 2, without a traceback. Ctrl-C ends it without one, too, also in the
+    imports that follow."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -131,7 +131,9 @@ def find_pairs(root: Path, split: str) -> tuple[str, list[Pair]]:
 def find_photos(root: Path, split: str) -> tuple[str, list[Pair]]:
     """The same for plain pictures. Without folders for the splits, two of every ten are set aside,
     one to validate and one to test. Raises UserError where there are none."""
-    files = sorted(filter(is_image, root.iterdir()), key=natural_order) if root.is_dir() else []
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}; data_root has to name a folder of pictures")
+    files = sorted(filter(is_image, root.iterdir()), key=natural_order)
     if not files or (root / "train").is_dir():
         return find_pairs(root, split)
     shares = {"val": files[8::10], "test": files[9::10]}
@@ -183,6 +185,8 @@ def looks_like_a_pair(path: Path) -> bool:
 
 def read_masks(folder: Path, size: int) -> tuple[Tensor, ...]:
     """The masks in a folder as (1, size, size) bool, true where they are white."""
+    if not folder.is_dir():
+        raise UserError(f"mask is {str(folder)!r}; it can be centre, random or a folder of masks")
     images = [read_image(path).convert("L").resize((size, size)) for path in find_images(folder)]
     return tuple(to_tensor(np.asarray(image)) > 0 for image in images)
 

@@ -129,7 +129,10 @@ def run_once(config: Config, scorer: Path | None = None) -> dict:
     checkpoint = load_checkpoint(folder) if latest.exists() else None
     if checkpoint:
         before = config_from_dict(checkpoint["config"])
-        continued(before, {**asdict(config), "output": before.output})
+        try:
+            continued(before, {**asdict(config), "output": before.output})
+        except UserError as error:
+            raise UserError(f"{folder}: {error}, with another --output") from error
         trained = checkpoint["step"] // checkpoint["steps_per_epoch"]
         for name, was in (
             ("data_root", before.data_root),

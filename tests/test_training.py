@@ -451,3 +451,15 @@ def test_other_files_are_refused_as_checkpoints(tmp_path, monkeypatch, content, 
         load_checkpoint(tmp_path / "nothing")
     with pytest.raises(UserError, match="holds no checkpoint"):
         load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "reproduce.py", "benchmark.py"])
+def test_ctrl_c_while_it_still_starts_leaves_no_traceback(script, tmp_path):
+    words = {"evaluate.py": ["run"], "reproduce.py": ["table1"]}.get(script, [])
+    command = [sys.executable, str(REPOSITORY / script), *words]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=subprocess.PIPE, text=True)
+    time.sleep(0.7)  # in its imports
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT)
+    assert "Traceback" not in errors
