@@ -94,19 +94,14 @@ class Config:
             self.check(name, getattr(self, name) != "", "has to name a folder")
         for name, choices in CHOICES.items():
             self.check(name, getattr(self, name) in choices, f"can be {' or '.join(choices)}")
-        if self.task == "colorization":
-            self.check(
-                "in_channels",
-                self.in_channels == 1,
-                "has to be 1 for colorization, and out_channels 2",
-            )
-            self.check("out_channels", self.out_channels == 2, "has to be 2 for colorization")
-        if self.task == "style":
-            for name in ("in_channels", "out_channels"):
-                self.check(name, getattr(self, name) == 3, "has to be 3, colour, for style")
-        for name in ("in_channels", "out_channels"):
-            allowed = getattr(self, name) in (1, 3) or self.task == "colorization"
-            self.check(name, allowed, "can be 1 or 3")
+        channels = {"colorization": (1, 2), "style": (3, 3)}.get(self.task)
+        for i, name in enumerate(("in_channels", "out_channels")):
+            if channels:
+                rule = "has to be {} for {} (in_channels {}, out_channels {})"
+                rule = rule.format(channels[i], self.task, *channels)
+                self.check(name, getattr(self, name) == channels[i], rule)
+            else:
+                self.check(name, getattr(self, name) in (1, 3), "can be 1 or 3")
         if self.task in ("inpainting", "super_resolution"):
             alike = self.in_channels == self.out_channels
             self.check("in_channels", alike, f"has to be out_channels, {self.out_channels}")

@@ -136,13 +136,12 @@ def find_photos(root: Path, split: str) -> tuple[str, list[Pair]]:
     files = sorted(filter(is_image, root.iterdir()), key=natural_order)
     if not files or (root / "train").is_dir():
         return find_pairs(root, split)
-    shares = {"val": files[8::10], "test": files[9::10]}
     if len(files) < 10:
         print(f"{root} has too few pictures to set some aside; using all of them as {split!r}")
-        return split, [Pair(stem, file, None) for stem, file in by_stem(files).items()]
-    aside = {*shares["val"], *shares["test"]}
-    shares["train"] = [file for file in files if file not in aside]
-    return split, [Pair(stem, file, None) for stem, file in by_stem(shares[split]).items()]
+    else:
+        aside = {8: "val", 9: "test"}
+        files = [file for i, file in enumerate(files) if aside.get(i % 10, "train") == split]
+    return split, [Pair(stem, file, None) for stem, file in by_stem(files).items()]
 
 
 # ---- Reading them -----------------------------------------------------------------------------
