@@ -36,6 +36,7 @@ class Config:
     load_size: int = 143  # side to which training pairs are resized (paper: 286)
     crop_size: int = 128  # side of the random crop of them that is trained on (paper: 256)
     mirror: bool = True  # flip half of the training pairs left to right
+    bad_files: str = "stop"  # at a file that can't be used: stop, or skip it and list it at the end
     limit: int = 0  # use only the first so many pictures of each split; 0: all of them
     cache_gb: float = 4.0  # keep the resized training pairs in memory if they take fewer GB
     num_workers: int = -1  # processes that load data; -1: none if cached, else one for each core
@@ -180,6 +181,7 @@ CHOICES = {
     "palette": ("auto", *PALETTES, "none"),
     "task": ("pairs", "colorization", "inpainting", "super_resolution", "edges", "style"),
     "part": ("whole", "A", "B"),
+    "bad_files": ("stop", "skip"),
     "generator": ("unet", "encoder_decoder"),
     "norm": ("batch", "instance"),
     "upsampling": ("transposed", "resize"),
@@ -260,6 +262,7 @@ PRESETS: dict[str, Config] = {
 CHANGEABLE = {
     "data_root",
     "palette",
+    "bad_files",
     "cache_gb",
     "num_workers",
     "epochs",
@@ -374,13 +377,17 @@ def preset_named(name: str) -> Config:
     return PRESETS[name]
 
 
-def parse_train_arguments(description: str, argv=None) -> tuple[Config | None, dict, str | None]:
+def parse_train_arguments(
+    description: str,
+    argv=None,
+    usage: str = "python train.py [PRESET] [--field value ...]",
+) -> tuple[Config | None, dict, str | None]:
     """Reads train.py's command line.
 
     Returns the configuration of a new run or None, the fields given by name, and the run to resume
     or None. Raises UserError.
     """
-    parser = Parser(description, usage="python train.py [PRESET] [--field value ...]")
+    parser = Parser(description, usage)
     parser.add_argument(
         "preset", nargs="?", help=f"one of {', '.join(PRESETS)} (default: demo)", metavar="PRESET"
     )
@@ -397,6 +404,15 @@ def parse_train_arguments(description: str, argv=None) -> tuple[Config | None, d
     if resume is not None:
         return None, given, resume
     return replace(preset_named(preset or "demo"), **given), given, None
+
+
+def parse_check_arguments(description: str, argv=None) -> Config:
+    """Reads dataset.py's command line: whose data are to be checked. Raises UserError."""
+    usage = "python dataset.py [PRESET] [--field value ...]"
+    config, _, resume = parse_train_arguments(description, argv, usage)
+    if resume is not None:
+        raise UserError("--resume is for train.py; --data_root says what is checked here")
+    return config
 
 
 # What the rows of reproduce.py's tables set, and so nothing else can.

@@ -14,14 +14,25 @@ Two layouts are found by themselves; data/README.md shows both:
 and for the tasks that make their own pairs (tasks.py) plain pictures, in such folders or in one:
 
     data_root/train/7.jpg                    or data_root/7.jpg, a tenth each for val and test
+
+    python dataset.py facades --data_root photos     reads every file and names each one that is bad
 """
+
+from config import one_line_errors, parse_check_arguments
+
+if __name__ == "__main__":  # before the slow imports, so that --help and mistakes answer at once
+    with one_line_errors():
+        CONFIG = parse_check_arguments(__doc__)
 
 import os
 import random
 import re
 import signal
+import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +51,12 @@ from tasks import task_of
 from utils import normalise_mode, to_tensor
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+# What is behind them. Pillow knows many more, some of them programs for other programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+
+# A file of some bytes can say that it is larger than any memory. Pillow would only warn here.
+MAX_PIXELS = 2**26  # 8192 x 8192
 
 # What stands in for a split that a dataset lacks, in order of preference.
 STAND_INS = {"train": (), "val": ("test", "train"), "test": ("val", "train")}
@@ -77,24 +94,34 @@ def find_images(folder: Path) -> list[Path]:
     return files
 
 
-def by_stem(files: list[Path]) -> dict[str, Path]:
-    """Files by name without ending. Raises UserError if two share one."""
+def stop(error: UserError) -> None:
+    raise error
+
+
+def by_stem(files: list[Path], refuse: Callable[[UserError], None]) -> dict[str, Path]:
+    """Files by name without ending. Of two that share one the second is refused."""
     found = {}
     for file in files:
-        if file.stem in found:
-            raise UserError(
+        if file.stem not in found:
+            found[file.stem] = file
+            continue
+        refuse(
+            UserError(
                 f"{file} and {found[file.stem].name} have the same name but for the ending; "
                 "rename or remove one"
             )
-        found[file.stem] = file
+        )
     return found
 
 
-def find_pairs(root: Path, split: str) -> tuple[str, list[Pair]]:
+def find_pairs(
+    root: Path, split: str, refuse: Callable[[UserError], None] = stop
+) -> tuple[str, list[Pair]]:
     """The split that is used for the one asked for, and its pairs in natural order, not opened.
 
-    Prints what stands in where the split is missing. Raises UserError if nothing does, if a folder
-    is empty, or if a file in A or B has no partner.
+    Prints what stands in where the split is missing. Raises UserError if nothing does, or if a
+    folder is empty. `refuse` is called for each file that is no pair, such as one of A without a
+    partner in B, and may raise.
     """
     if not root.is_dir():
         raise UserError(
@@ -115,33 +142,35 @@ def find_pairs(root: Path, split: str) -> tuple[str, list[Pair]]:
         print(f"{base} has no {split!r} pictures; using {name!r} for it")
 
     if not two_folders:
-        files = by_stem(find_images(base / name))
+        files = by_stem(find_images(base / name), refuse)
         return name, [Pair(stem, file, None) for stem, file in files.items()]
 
-    a, b = (by_stem(find_images(root / side / name)) for side in "AB")
-    alone = [file for stem, file in a.items() if stem not in b]
-    alone += [file for stem, file in b.items() if stem not in a]
-    if alone:
-        side = "B" if alone[0].is_relative_to(root / "A") else "A"
-        more = f" ({len(alone)} files lack theirs)" if len(alone) > 1 else ""
-        raise UserError(f"{alone[0]} has no partner of that name in {root / side / name}{more}")
-    return name, [Pair(stem, file, b[stem]) for stem, file in a.items()]
+    a, b = (by_stem(find_images(root / side / name), refuse) for side in "AB")
+    for files, others, side in ((a, b, "B"), (b, a, "A")):
+        alone = [file for stem, file in files.items() if stem not in others]
+        for i, file in enumerate(alone):
+            more = f" ({len(alone) - i} files lack theirs)" if len(alone) - i > 1 else ""
+            partner = f"partner of that name in {root / side / name}"
+            refuse(UserError(f"{file} has no {partner}{more}"))
+    return name, [Pair(stem, file, b[stem]) for stem, file in a.items() if stem in b]
 
 
-def find_photos(root: Path, split: str) -> tuple[str, list[Pair]]:
+def find_photos(
+    root: Path, split: str, refuse: Callable[[UserError], None] = stop
+) -> tuple[str, list[Pair]]:
     """The same for plain pictures. Without folders for the splits, two of every ten are set aside,
     one to validate and one to test. Raises UserError where there are none."""
     if not root.is_dir():
         raise UserError(f"there is no folder {root}; data_root has to name a folder of pictures")
     files = sorted(filter(is_image, root.iterdir()), key=natural_order)
     if not files or (root / "train").is_dir():
-        return find_pairs(root, split)
+        return find_pairs(root, split, refuse)
     if len(files) < 10:
         print(f"{root} has too few pictures to set some aside; using all of them as {split!r}")
     else:
         aside = {8: "val", 9: "test"}
         files = [file for i, file in enumerate(files) if aside.get(i % 10, "train") == split]
-    return split, [Pair(stem, file, None) for stem, file in by_stem(files).items()]
+    return split, [Pair(stem, file, None) for stem, file in by_stem(files, refuse).items()]
 
 
 # ---- Reading them -----------------------------------------------------------------------------
@@ -151,7 +180,11 @@ def read_image(path: Path) -> Image.Image:
     """A picture file as upright RGB, whatever its mode. Raises UserError that names the file."""
     try:
         # Opened here: given a name, Pillow maps a TIFF into memory and mixes up its EXIF rotation.
-        with open(path, "rb") as file, Image.open(file) as image:
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                megapixels = f"{width}x{height}, {width * height / 1e6:.0f} megapixels"
+                raise UserError(f"it is {megapixels}; {MAX_PIXELS / 1e6:.0f} are the most")
             return normalise_mode(image, channels=3)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -196,11 +229,13 @@ class PairedDataset(Dataset):
     Training pairs are resized to `load_size`; crop and mirror come anew every epoch and are the
     same for x and y (Section 6.2). Validation and test pairs are resized to `crop_size`, and
     nothing about them is random. `split` is the one that was found, should the one asked for be
-    missing.
+    missing. A file that is no pair ends the run or, by `config.bad_files`, is left out; then
+    `skipped` says why.
 
     `dataset[index]`, or `dataset[epoch, index]` for the crop and mirror of that epoch, is
     {"input": (C, H, W), "target": (C, H, W), "name": str}, floats in [-1, 1]. Raises UserError on
     files that are no pairs: at once if the split fits into `cache_gb`, else when one is reached.
+    If they are to be skipped, all are read at once in any case.
     """
 
     def __init__(self, config: Config, split: str):
@@ -213,8 +248,9 @@ class PairedDataset(Dataset):
             root, self.part = root / self.part, "whole"
         elif self.task.plain and (root / "A").is_dir():
             raise UserError(f"{root} has folders A and B; --part A or --part B takes one of them")
+        self.skipped: list[str] = []
         find = find_photos if self.task.plain else find_pairs
-        self.split, self.pairs = find(root, split)
+        self.split, self.pairs = find(root, split, self.refuse)
         if self.task.plain and self.part == "whole" and looks_like_a_pair(self.pairs[0].a):
             print(f"{self.pairs[0].a} is twice as wide as high; of pairs, --part A takes the left")
         self.pairs = self.pairs[: config.limit or None]
@@ -234,7 +270,9 @@ class PairedDataset(Dataset):
             channels = 3  # x and y are made of one picture
         needed = len(self.pairs) * self.size**2 * channels
         self.cached = needed <= config.cache_gb * 1e9
-        self.cache = self.read_all(split) if self.cached else []
+        self.cache = []
+        if self.cached or config.bad_files == "skip":
+            self.read_all()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -283,15 +321,41 @@ class PairedDataset(Dataset):
         image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC)
         return np.asarray(image).reshape(self.size, self.size, channels)
 
-    def read_all(self, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Every pair, read by threads: decoding and resizing run outside Python's lock."""
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            read = pool.map(self.read, range(len(self)))
+    def refuse(self, error: UserError) -> None:
+        """What becomes of a file that is no pair."""
+        if self.config.bad_files == "stop":
+            raise error
+        self.skipped.append(str(error))
+
+    def read_all(self) -> None:
+        """Reads every pair, by threads: decoding and resizing run outside Python's lock. Keeps the
+        good ones, and their pixels if they are to be cached."""
+
+        def try_to_read(index: int) -> tuple[np.ndarray, np.ndarray] | UserError:
             try:
-                return list(tqdm(read, f"reading {split}", len(self), unit="pair"))
+                return self.read(index)
+            except UserError as error:
+                return error
+
+        good = []
+        doing = f"{'reading' if self.cached else 'checking'} {self.split}"
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            results = pool.map(try_to_read, range(len(self)))
+            try:
+                results = tqdm(results, doing, len(self), unit="pair")
+                for pair, pixels in zip(self.pairs, results, strict=True):
+                    if isinstance(pixels, UserError):
+                        self.refuse(pixels)
+                        continue
+                    good.append(pair)
+                    if self.cached:
+                        self.cache.append(pixels)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+        if not good:
+            raise UserError(f"none of the pairs can be used; the first: {self.skipped[0]}")
+        self.pairs = good
 
 
 # ---- Loading batches --------------------------------------------------------------------------
@@ -303,11 +367,18 @@ class TrainingOrder(Sampler):
     Every epoch is a new permutation that follows from the seed and the epoch alone, so the step
     says all about where a run stands. What is left over of an epoch when no whole batch remains
     is dropped; another permutation drops other pairs. Of several `processes` that train together
-    each takes its share of every step, the one of its `rank`.
+    each takes its share of every step, the one of its `rank`. `shift` is the step at which epoch 0
+    began; other than 0 it is in a run that has changed its number of processes.
     """
 
     def __init__(
-        self, pairs: int, config: Config, start: int = 0, rank: int = 0, processes: int = 1
+        self,
+        pairs: int,
+        config: Config,
+        start: int = 0,
+        rank: int = 0,
+        processes: int = 1,
+        shift: int = 0,
     ):
         if pairs < config.batch_size * processes:
             together = f" for each of {processes} processes" if processes > 1 else ""
@@ -321,7 +392,22 @@ class TrainingOrder(Sampler):
         self.rank = rank
         self.processes = processes
         self.steps_per_epoch = pairs // (config.batch_size * processes)
-        self.total_steps = self.steps_per_epoch * config.epochs
+        self.shift = shift
+
+    @property
+    def total_steps(self) -> int:
+        return self.shift + self.steps_per_epoch * self.config.epochs
+
+    def position(self, step: int) -> tuple[int, int]:
+        """The epoch in which a step lies, and its number there, both counted from 0."""
+        return divmod(step - self.shift, self.steps_per_epoch)
+
+    def take_over(self, other: "TrainingOrder") -> None:
+        """Goes on where one of another number of processes stopped: in the same epoch and after as
+        many of its pairs, but for the rest of a step, which is seen again."""
+        epoch, step = other.position(self.start)
+        step = min(step * other.processes // self.processes, self.steps_per_epoch)
+        self.shift = self.start - epoch * self.steps_per_epoch - step
 
     def __len__(self) -> int:
         return max(0, self.total_steps - self.start)
@@ -330,7 +416,7 @@ class TrainingOrder(Sampler):
         size = self.config.batch_size
         order, order_epoch = None, None
         for step in range(self.start, self.total_steps):
-            epoch, batch = divmod(step, self.steps_per_epoch)
+            epoch, batch = self.position(step)
             if epoch != order_epoch:
                 order = np.random.default_rng([self.config.seed, epoch]).permutation(self.pairs)
                 order_epoch = epoch
@@ -377,3 +463,37 @@ def load_batches(dataset: PairedDataset, order: TrainingOrder | None = None) -> 
         worker_init_fn=heed_only_the_parent,
         generator=torch.Generator(),  # its own, or each loader would draw from the training's
     )
+
+
+# ---- Checking a dataset -----------------------------------------------------------------------
+
+
+def main(config: Config) -> int:
+    """Reads every file of every split as training would, and prints a line for each that is bad.
+
+    Returns an exit code: 0 if all are good.
+    """
+    if not Path(config.data_root).is_dir():
+        raise UserError(f"there is no folder {config.data_root} (--data_root)")
+    bad = 0
+    for split in STAND_INS:
+        try:
+            dataset = PairedDataset(replace(config, bad_files="skip", cache_gb=0.0), split)
+        except UserError as error:
+            problems, good = [str(error)], 0
+        else:
+            if dataset.split != split:
+                continue  # another stands in for it
+            problems, good = dataset.skipped, len(dataset)
+        bad += len(problems)
+        for problem in problems:
+            print(f"  {problem}")
+        print(f"{split}: {good} good, {len(problems)} bad")
+    if bad:
+        print("mend or remove what is bad, or train without it (--bad_files skip)")
+    return 2 if bad else 0
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        sys.exit(main(CONFIG))

@@ -32,15 +32,9 @@ from data.make_demo import DEMO_ROOT, make_demo
 from dataset import PairedDataset
 from evaluate import LabelReader, evaluate_split
 from fast import choose_precision
+from processes import choose_device
 from scores import PALETTES
-from utils import (
-    checkpoint_path,
-    choose_device,
-    load_checkpoint,
-    load_generator,
-    replacing,
-    save_image,
-)
+from utils import checkpoint_files, load_checkpoint, load_generator, replacing, save_image
 
 GRID_ROWS = 4  # test pictures in the grid
 
@@ -115,25 +109,27 @@ def run_once(config: Config, scorer: Path | None = None) -> dict:
     signal. Raises UserError if the folder holds a run that could not become this one.
     """
     folder = Path(config.output)
-    latest, row = folder / "checkpoints" / "latest.pt", folder / "row.json"
+    row, begun = folder / "row.json", bool(checkpoint_files(folder))
     wanted = {"config": asdict(config)}
     if scorer:
-        wanted["scorer"] = [str(scorer), checkpoint_path(scorer).stat().st_mtime_ns]
+        modified = [file.stat().st_mtime_ns for file in checkpoint_files(scorer)[:1]]
+        wanted["scorer"] = [str(scorer), *modified]
     if row.exists():
         result = json.loads(row.read_text())
         scores = result.pop("scores")
-        if latest.exists() and result == wanted:
+        if begun and result == wanted:
             print(f"{folder} is finished")
             return scores
 
-    checkpoint = load_checkpoint(folder) if latest.exists() else None
+    checkpoint = load_checkpoint(folder) if begun else None
     if checkpoint:
         before = config_from_dict(checkpoint["config"])
         try:
             continued(before, {**asdict(config), "output": before.output})
         except UserError as error:
             raise UserError(f"{folder}: {error}, with another --output") from error
-        trained = checkpoint["step"] // checkpoint["steps_per_epoch"]
+        taken = checkpoint["step"] - checkpoint.get("shift", 0)
+        trained = taken // checkpoint["steps_per_epoch"]
         for name, was in (
             ("data_root", before.data_root),
             ("precision", before.precision),

@@ -18,10 +18,10 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
 import json
 import os
 import shlex
-import signal
 import statistics
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -44,13 +44,16 @@ from discriminator import PatchDiscriminator
 from evaluate import translations
 from fast import GraphedStep, choose_precision, prepare
 from generator import UNetGenerator
+from processes import Background, Processes, StopRequest, alone_in, device_of
 from scores import score
 from utils import (
-    Background,
+    LOSSES,
     Log,
-    Processes,
+    Meter,
+    Watch,
     build_generator,
-    device_of,
+    check_fits,
+    checkpoint_files,
     load_checkpoint,
     on_cpu,
     replacing,
@@ -60,6 +63,7 @@ from utils import (
     save_checkpoint,
     save_image,
     set_rng_state,
+    tensors_of,
 )
 
 
@@ -184,74 +188,6 @@ def learning_rate(config: Config, epoch: int) -> float:
     return config.learning_rate * min(1.0, (config.epochs - epoch) / (config.decay_epochs + 1))
 
 
-# What train_step returns, by the names of the log and of the progress bar.
-LOSSES = {"loss_d": "D", "loss_g_gan": "G", "loss_g_l1": "L1"}
-
-
-class Meter:
-    """The mean losses and the speed since the log's last row, over all processes."""
-
-    def __init__(self, losses: Tensor, steps: int, processes: Processes):
-        self.losses = losses  # (3,) sums, kept on the device so that no step waits for them
-        self.steps = steps
-        self.processes = processes
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        """After work that is no training, which must not count as slow steps."""
-        self.since, self.images = time.perf_counter(), 0
-
-    def add(self, losses: Tensor, images: int) -> None:
-        self.losses = self.losses + losses
-        self.steps += 1
-        self.images += images
-
-    def reset(self) -> None:
-        self.losses, self.steps = torch.zeros_like(self.losses), 0
-        self.restart_clock()
-
-    def sums(self) -> Tensor:
-        """(3,) The losses since the last row. Raises UserError where they are not finite."""
-        sums = self.processes.mean(self.losses)
-        if not sums.isfinite().all():
-            raise UserError(
-                f"the losses became {sums.tolist()} (D, G, L1); the last checkpoint is from "
-                "before that; a lower learning_rate may help"
-            )
-        return sums
-
-    def row(self, adversarial: bool) -> dict[str, float]:
-        """For the log; without the adversarial losses where there are none."""
-        means = dict(zip(LOSSES, (self.sums() / self.steps).tolist(), strict=True))
-        if not adversarial:
-            means = {"loss_g_l1": means["loss_g_l1"]}
-        return {**means, "images_per_second": self.images / (time.perf_counter() - self.since)}
-
-
-class StopRequest:
-    """Notes Ctrl-C and SIGTERM, so that the loop can stop after a step; a second one stops at once.
-
-    `signal` is the number of the one that came, or 0.
-    """
-
-    def __enter__(self):
-        self.signal = 0
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        self.handlers = {number: signal.signal(number, self.note) for number in numbers}
-        return self
-
-    def __exit__(self, *error) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-
-    def note(self, number: int, frame) -> None:
-        self.signal = number
-        self.__exit__()
-        # print() could meet itself here, when the signal came in the middle of another print.
-        if os.environ.get("RANK", "0") == "0":
-            os.write(2, b"\nstopping: saving a checkpoint after this step\n")
-
-
 def validate(
     generator: UNetGenerator, dataset: PairedDataset, folder: Path, epoch: int, log: Log, step: int
 ):
@@ -290,8 +226,13 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
 
     Returns 0, or after a stop by a signal what a shell expects then, 128 + its number.
     """
-    device = device_of(config)
-    with Processes(device) as processes:
+    device, folder = device_of(config), Path(config.output)
+    with Processes(device) as processes, alone_in(folder) if processes.first else nullcontext():
+        if checkpoint is None and processes.first and checkpoint_files(folder):
+            raise UserError(
+                f"{folder} already holds a run; go on with it by `python train.py --resume "
+                f"{shlex.quote(config.output)}`, or give another --output"
+            )
         precision, reason = choose_precision(config.precision, device)
         if processes.largest(precision == "fp32")[0]:
             precision = "fp32"
@@ -310,30 +251,66 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
         return train_on(device, processes, config, checkpoint)
 
 
+def continue_order(order: TrainingOrder, checkpoint: dict) -> None:
+    """Puts the order where the checkpoint stopped, be it with another number of processes, which is
+    said. Raises UserError if the data have changed since."""
+    now, before = order.processes, len(checkpoint["rng"])
+    config, pairs, shift = order.config, order.pairs, checkpoint.get("shift", 0)
+    old = TrainingOrder(pairs, config, order.start, processes=before, shift=shift)
+    if checkpoint["steps_per_epoch"] != old.steps_per_epoch:
+        raise UserError(
+            f"{config.data_root} gives {old.steps_per_epoch} steps an epoch, but gave "
+            f"{checkpoint['steps_per_epoch']} when this run began; put its training pairs back"
+        )
+    order.take_over(old)
+    if now != before:
+        print(
+            f"now with {now} processes instead of {before}: a step sees {now * config.batch_size} "
+            f"pairs, not {before * config.batch_size}, and an epoch has {order.steps_per_epoch} "
+            f"steps, not {old.steps_per_epoch}; the learning rate stays {config.learning_rate:g}, "
+            "and the result will not be that of an uninterrupted run"
+        )
+
+
+def check_resumable(checkpoint: dict, config: Config, folder: Path) -> None:
+    """Raises UserError unless the checkpoint holds all that the run needs to go on."""
+    with torch.device("meta"):
+        model = build_model(config, torch.device("meta"))
+    expected = {"steps_per_epoch": 0, "losses": torch.zeros(3), "losses_steps": 0, "rng": []}
+    for name, part in model.parts().items():
+        if isinstance(part, Adam):
+            (group,) = part.param_groups
+            moments = {
+                number: {"step": torch.zeros(()), "exp_avg": weight, "exp_avg_sq": weight}
+                for number, weight in enumerate(group["params"])
+            }
+            expected[name] = {"state": moments if checkpoint["step"] else {}, "param_groups": []}
+        else:
+            expected[name] = part.state_dict()
+    if config.ema_decay:
+        expected["average"] = expected["generator"]
+    for name, value in expected.items():
+        check_fits(checkpoint.get(name), value, f"the checkpoint of {folder}: {name}")
+
+
 def train_on(
     device: torch.device, processes: Processes, config: Config, checkpoint: dict | None
 ) -> int:
     """`train` in one of the processes, on its device."""
     folder = Path(config.output)
     latest = folder / "checkpoints" / "latest.pt"
-    if processes.first and not checkpoint:
+    if checkpoint:
+        check_resumable(checkpoint, config, folder)
+    elif processes.first:
         save_config(config)
     data = PairedDataset(config, "train")
     validation = PairedDataset(config, "val") if processes.first else None
     start = checkpoint["step"] if checkpoint else 0
     order = TrainingOrder(len(data), config, start, processes.rank, processes.size)
-    if checkpoint and len(checkpoint["rng"]) != processes.size:
-        raise UserError(
-            f"{folder} was trained by {len(checkpoint['rng'])} processes together and can't go on "
-            f"with {processes.size}: a step would see another number of pairs"
-        )
-    if checkpoint and checkpoint["steps_per_epoch"] != order.steps_per_epoch:
-        raise UserError(
-            f"{config.data_root} gives {order.steps_per_epoch} steps an epoch, but gave "
-            f"{checkpoint['steps_per_epoch']} when this run began; put its training pairs back"
-        )
+    if checkpoint:
+        continue_order(order, checkpoint)
     if start >= order.total_steps:
-        done = start // order.steps_per_epoch
+        done, _ = order.position(start)
         print(f"{folder} is trained to the end of epoch {done}; --epochs N for more")
         return 0
 
@@ -349,7 +326,10 @@ def train_on(
             average.module.load_state_dict(checkpoint.pop("average"))
             average.n_averaged.fill_(start)
         meter = Meter(checkpoint["losses"].to(device), checkpoint["losses_steps"], processes)
-        set_rng_state(checkpoint["rng"][processes.rank], device)
+        if processes.rank < len(checkpoint["rng"]):
+            set_rng_state(checkpoint["rng"][processes.rank], device)
+        else:
+            torch.manual_seed(config.seed + processes.rank)
         print(f"going on after step {start} of {order.total_steps}")
     else:
         meter = Meter(torch.zeros(3, device=device), 0, processes)
@@ -364,15 +344,18 @@ def train_on(
         log = Log(folder, start)
         if checkpoint:
             save_config(config)  # not before its changes have proved to fit the run
-    writer = Background()
+    writer, watch = Background(), Watch()
 
     def save(path: Path, step: int) -> None:
+        watch.look(wait=True)
         losses, rng = meter.sums(), processes.gather(rng_state(device))
         if not processes.first:
             return
+        log.flush()  # no checkpoint may know of more than the log
         state = {
             "step": step,
             "steps_per_epoch": order.steps_per_epoch,
+            "shift": order.shift,
             "losses": losses,
             "losses_steps": meter.steps,
             "rng": rng,
@@ -380,6 +363,12 @@ def train_on(
         }
         if average:
             state["average"] = average.module.state_dict()
+        # A gradient may overflow where the losses did not; the next losses would show it.
+        if not all(tensor.isfinite().all() for tensor in tensors_of(state)):
+            raise UserError(
+                f"after step {step} some weights are not finite, though its losses were; the last "
+                "checkpoint is from before that; a new run with a lower learning_rate may help"
+            )
         if device.type == "cpu":  # a copy to write from would need the memory, the writing little
             save_checkpoint(path, config, **state)
         else:
@@ -401,19 +390,21 @@ def train_on(
     )
     with bar, StopRequest() as stop:
         for step, batch in enumerate(load_batches(data, order), start + 1):
-            epoch_before, step_before = divmod(step - 1, order.steps_per_epoch)
+            epoch_before, step_before = order.position(step - 1)
             if step_before == 0 or step == start + 1:
                 rate = learning_rate(config, epoch_before)
                 set_learning_rate(model, rate)
             x = batch["input"].to(device, non_blocking=True)
             y = batch["target"].to(device, non_blocking=True)
-            meter.add(take_step(x, y), step_images)
+            losses = take_step(x, y)
+            watch.add(step, losses, batch["name"])
+            meter.add(losses, step_images)
             if average:
                 average.update_parameters(model.generator)
             bar.update(step_images)
 
             # ---- What is due after this step: a row of the log, a validation, a checkpoint
-            epoch, step_of_epoch = divmod(step, order.steps_per_epoch)
+            epoch, step_of_epoch = order.position(step)
             last = step == order.total_steps
             stopping, overdue = 0, 0
             if step % processes.agree_steps == 0:
@@ -421,17 +412,19 @@ def train_on(
                 stopping, overdue = processes.largest(stop.signal, int(late))
             row = {}
             if step % config.log_steps == 0 or last:
+                watch.look(wait=True)
                 row = {"learning_rate": rate, **meter.row(model.discriminator is not None)}
-                losses = [f"{LOSSES[name]} {row[name]:.3f}" for name in LOSSES if name in row]
-                bar.set_postfix_str("  ".join(losses), refresh=False)
+                means = [f"{LOSSES[name]} {row[name]:.3f}" for name in LOSSES if name in row]
+                bar.set_postfix_str("  ".join(means), refresh=False)
             if step % config.log_steps == 0:
                 meter.reset()
             validating = last or (step_of_epoch == 0 and epoch % config.validate_epochs == 0)
             if validating and processes.first:
+                watch.look(wait=True)
                 row |= validate(translator, validation, folder, epoch, log, step)
                 meter.restart_clock()
             if row and processes.first:
-                log.write(step, epoch=step / order.steps_per_epoch, **row)
+                log.write(step, epoch=epoch + step_of_epoch / order.steps_per_epoch, **row)
 
             if step_of_epoch == 0 and config.keep_epochs and epoch % config.keep_epochs == 0:
                 save(latest.with_name(f"epoch_{epoch:04d}.pt"), step)
@@ -467,11 +460,6 @@ def main(config: Config | None, changes: dict, resume: str | None) -> int:
         checkpoint = load_checkpoint(resume)
         config = continued(config_from_dict(checkpoint["config"]), changes)
         config = replace(config, output=str(run_folder(resume)))
-    elif (Path(config.output) / "checkpoints" / "latest.pt").exists():
-        raise UserError(
-            f"{config.output} already holds a run; go on with it by "
-            f"`python train.py --resume {shlex.quote(config.output)}`, or give another --output"
-        )
     return train(config, checkpoint)
 
 

@@ -1,4 +1,4 @@
-"""Pictures and tensors, devices and processes, trained generators, checkpoints, logs.
+"""Pictures and tensors, randomness, trained generators, checkpoints, logs.
 
     from PIL import Image
     from utils import load_generator, translate
@@ -13,22 +13,25 @@ import contextlib
 import csv
 import dataclasses
 import os
+import pickle
 import platform
+import re
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import time
+import zipfile
+from collections import deque
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed
 from PIL import Image, ImageOps
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torchvision.utils import make_grid
 
 from config import Config, UserError, config_from_dict
 from generator import EncoderDecoderGenerator, UNetGenerator
+from processes import Processes, choose_device
 from tasks import eight_bits, task_of
 
 CHECKPOINT_FORMAT = 1
@@ -84,95 +87,7 @@ def save_image(image: Image.Image, path: Path) -> None:
         image.save(temporary, format="PNG")
 
 
-# ---- Devices, processes and randomness --------------------------------------------------------
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of `config.device`; auto is CUDA, else MPS, else the CPU. Raises UserError."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            name = "cuda"
-        else:
-            name = "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device is {name!r}; it can be auto, cpu, cuda, cuda:N or mps") from error
-    no_cuda = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
-    no_mps = device.type == "mps" and not torch.backends.mps.is_available()
-    if no_cuda or no_mps:
-        raise UserError(f"device is {name!r}; torch finds none on this machine")
-    return device
-
-
-def device_of(config: Config) -> torch.device:
-    """The device of this process: by default, of several on a machine each has a GPU of its own."""
-    device = choose_device(config.device)
-    if device.type == "cuda":
-        if device.index is None:
-            device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-        torch.cuda.set_device(device)
-    return device
-
-
-class Processes:
-    """Those that train a run together: as many as torchrun started, or this one alone."""
-
-    def __init__(self, device: torch.device):
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.first = self.rank == 0  # it alone validates and writes
-        # Steps from one agreement to the next about what clocks and signals ask for.
-        self.agree_steps = 10 if self.size > 1 else 1
-        if self.size > 1:
-            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            torch.distributed.init_process_group(backend)
-
-    def __enter__(self):
-        if not self.first:  # one line for all is enough; errors go to stderr
-            self.stdout, sys.stdout = sys.stdout, open(os.devnull, "w")
-        return self
-
-    def __exit__(self, *error) -> None:
-        if not self.first:
-            sys.stdout.close()
-            sys.stdout = self.stdout
-        if self.size > 1 and error[0] is None:  # after an error the others may never come
-            self.wait()  # gloo may hang where one leaves while another still works
-            torch.distributed.destroy_process_group()
-
-    def share(self, model):
-        """The `train.Model` with gradients that are means over the processes."""
-        if self.size == 1:
-            return model
-        discriminator = model.discriminator and DistributedDataParallel(model.discriminator)
-        generator = DistributedDataParallel(model.generator)
-        return model._replace(generator=generator, discriminator=discriminator)
-
-    def mean(self, tensor: Tensor) -> Tensor:
-        if self.size > 1:
-            tensor = tensor.clone()
-            torch.distributed.all_reduce(tensor)
-        return tensor / self.size
-
-    def largest(self, *numbers: int) -> list[int]:
-        """Of each number the largest that a process has."""
-        if self.size == 1:
-            return list(numbers)
-        tensor = torch.tensor(numbers)
-        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
-        return tensor.tolist()
-
-    def gather(self, state) -> list:
-        """What each process has, in the order of their ranks."""
-        states = [state] * self.size
-        if self.size > 1:
-            torch.distributed.all_gather_object(states, state)
-        return states
-
-    def wait(self) -> None:
-        if self.size > 1:
-            torch.distributed.barrier()
+# ---- Randomness -------------------------------------------------------------------------------
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
@@ -186,12 +101,16 @@ def rng_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Puts a state of `rng_state` back; what belongs to another kind of device is left out."""
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-    elif device.type == "mps" and "mps" in state:
-        torch.mps.set_rng_state(state["mps"])
+    """Puts a state of `rng_state` back; what belongs to another kind of device is left out. Raises
+    UserError if it is none."""
+    try:
+        torch.set_rng_state(state["cpu"])
+        if device.type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], device)
+        elif device.type == "mps" and "mps" in state:
+            torch.mps.set_rng_state(state["mps"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise UserError(f"the state of the random numbers does not fit: {error}") from error
 
 
 @contextlib.contextmanager
@@ -287,8 +206,12 @@ def load_generator(path: str | Path, device: str = "cpu") -> UNetGenerator:
     """
     checkpoint = load_checkpoint(path)
     config = config_from_dict(checkpoint["config"])
-    generator = build_generator(config)
-    generator.load_state_dict(checkpoint.get("average", checkpoint["generator"]))
+    with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced
+        generator = build_generator(config)
+    name = "average" if "average" in checkpoint else "generator"
+    check_fits(checkpoint[name], generator.state_dict(), f"{path}: {name}")
+    weights = {key: value.contiguous() for key, value in checkpoint[name].items()}
+    generator.load_state_dict(weights, assign=True)
     generator.config = config
     return generator.to(choose_device(device)).eval().requires_grad_(False)
 
@@ -296,27 +219,44 @@ def load_generator(path: str | Path, device: str = "cpu") -> UNetGenerator:
 # ---- Checkpoints ------------------------------------------------------------------------------
 
 
+def flush_to_disk(file) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
 @contextlib.contextmanager
 def replacing(path: str | Path):
-    """A temporary name to write to; it becomes `path` once all of it is on the disk."""
+    """A temporary name to write to; it becomes `path` once all of it is on the disk.
+
+    Until then `path` is as it was, whatever happens. Raises UserError where it can't be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+            flush_to_disk(file)
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        # torch.save tells of a full disk by an error of its own.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        reason = cause.strerror or cause
+        raise UserError(f"{path} can't be written: {reason}; what was there is kept") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def save_checkpoint(path: Path, config: Config, **state) -> None:
-    """Writes a checkpoint whole or not at all.
+    """Writes a checkpoint whole or not at all, and looks whether it can be read back.
 
     `state` is what has to go on: the networks and optimisers as state dicts, the step, the random
     numbers. Tensors, numbers, strings and containers of them only, so that it loads without
-    running code.
+    running code. latest.pt becomes previous.pt, but only once its successor has proved good, and
+    only if it is good itself. Raises UserError.
     """
     checkpoint = {
         "format": CHECKPOINT_FORMAT,
@@ -325,25 +265,30 @@ def save_checkpoint(path: Path, config: Config, **state) -> None:
         **state,
     }
     with replacing(path) as temporary:
-        torch.save(checkpoint, temporary)
+        with open(temporary, "wb") as file:
+            torch.save(checkpoint, file)
+            flush_to_disk(file)
+        reason = damage(temporary)
+        if reason:
+            raise UserError(f"{path} was damaged while it was written ({reason}): check the disk")
+        if path.name == "latest.pt" and path.exists() and not damage(path):
+            os.replace(path, path.with_name("previous.pt"))
 
 
-class Background:
-    """Does one thing at a time in a thread. What goes wrong there is raised by the next call."""
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint as a file, None if nothing is.
 
-    def __init__(self):
-        self.pool = ThreadPoolExecutor(1)
-        self.task = None
-
-    def do(self, function, *arguments, **options) -> None:
-        """Begins it, once what was begun before is done."""
-        self.wait()
-        self.task = self.pool.submit(function, *arguments, **options)
-
-    def wait(self) -> None:
-        task, self.task = self.task, None
-        if task:
-            task.result()
+    Compares all of it with the checksums that torch.save puts into it and torch.load passes over.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # Never so by torch.save: a small file could grow without limit.
+            if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
+                return "it is compressed"
+            broken = archive.testzip()
+    except Exception as error:  # zipfile raises nearly anything on a damaged file
+        return str(error) or type(error).__name__
+    return f"its part {broken!r} does not match its checksum" if broken else None
 
 
 def on_cpu(state):
@@ -363,26 +308,48 @@ def run_folder(path: str | Path) -> Path:
     return path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 
-def checkpoint_path(path: str | Path) -> Path:
-    """The checkpoint that a run folder or a file name stands for. Raises UserError."""
+def checkpoint_files(path: str | Path) -> list[Path]:
+    """The checkpoints that a run folder or a file name stands for, the newest first."""
     path = Path(path)
-    if path.is_dir():
-        latest = path / "checkpoints" / "latest.pt"
-        if not latest.exists():
-            raise UserError(f"{path} holds no checkpoint: there is no {latest}")
-        return latest
-    if not path.exists():
-        raise UserError(f"there is no run folder or checkpoint {path}")
-    return path
+    if not path.is_dir():
+        return [path] if path.exists() else []
+    folder = path / "checkpoints"
+    newest = [folder / "latest.pt", folder / "previous.pt"]
+    kept = sorted(folder.glob("epoch_*.pt"), key=lambda file: file.stat().st_mtime, reverse=True)
+    return [file for file in newest if file.exists()] + kept
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """What `save_checkpoint` wrote, on the CPU. Takes a run folder or a file. Raises UserError."""
-    path = checkpoint_path(path)
+    """What `save_checkpoint` wrote, on the CPU. Takes a run folder or a file.
+
+    If the newest of a run folder is damaged, it says so and takes the one before. Raises UserError.
+    """
+    files = checkpoint_files(path)
+    if not files:
+        if Path(path).is_dir():
+            raise UserError(f"{path} holds no checkpoint; a run that never saved one starts anew")
+        raise UserError(f"there is no run folder or checkpoint {path}")
+    for file in files:
+        reason = damage(file)
+        if not reason:
+            return read_checkpoint(file)
+        problem = f"{file} can't be read as a checkpoint: {reason}"
+        if file is not files[-1]:
+            print(f"{problem}; going back to the one before it", file=sys.stderr)
+    raise UserError(problem)
+
+
+def read_checkpoint(path: Path) -> dict:
+    """A checkpoint file that is whole. Nothing in it is run. Raises UserError."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises nearly anything on a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} can't be read as a checkpoint: it holds code or objects, which are never run "
+            "nor made, or was written by another program"
+        ) from error
+    except Exception as error:  # torch.load raises nearly anything on a file made by hand
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"{path} can't be read as a checkpoint: {reason}") from error
     version = checkpoint.get("format") if isinstance(checkpoint, dict) else None
     if isinstance(version, int) and version > CHECKPOINT_FORMAT:
@@ -390,19 +357,137 @@ def load_checkpoint(path: str | Path) -> dict:
             f"{path} has checkpoint format {version}, this version reads up to "
             f"{CHECKPOINT_FORMAT}; update the code"
         )
-    if not isinstance(version, int) or not {"config", "generator", "step"} <= checkpoint.keys():
+    kinds = {"format": int, "config": dict, "generator": dict, "step": int}
+    known = isinstance(checkpoint, dict) and all(
+        isinstance(checkpoint.get(name), kind) for name, kind in kinds.items()
+    )
+    if not known or checkpoint["step"] < 0:
         raise UserError(f"{path} is no checkpoint of this project")
+    if sum(tensor.nbytes for tensor in tensors_of(checkpoint)) > path.stat().st_size:
+        raise UserError(f"{path} is no checkpoint of this project: its tensors are larger than it")
+    for name in ("generator", "average", "discriminator"):
+        if isinstance(checkpoint.get(name), dict):
+            # Left by torch.compile and DistributedDataParallel, should they have been saved.
+            checkpoint[name] = {
+                re.sub(r"\b(_orig_mod|module)\.", "", str(key)): value
+                for key, value in checkpoint[name].items()
+            }
     return checkpoint
 
 
-# ---- Logs -------------------------------------------------------------------------------------
+def tensors_of(state):
+    """All tensors in nested dicts and lists."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, dict | list):
+        for value in state.values() if isinstance(state, dict) else state:
+            yield from tensors_of(value)
+
+
+def check_fits(found, expected, name: str) -> None:
+    """Raises UserError unless `found`, called `name`, is of the same make as `expected`: the same
+    keys, shapes and types all through. `expected` needs no values and can be on the device meta."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in expected.keys() - found.keys():
+            raise UserError(f"{name} lacks {key!r}")
+        for key in found.keys() - expected.keys():
+            raise UserError(f"{name} has {key!r}, which is not expected")
+        for key, value in expected.items():
+            check_fits(found[key], value, f"{name} {key}")
+    elif make_of(found) != make_of(expected):
+        raise UserError(f"{name} is {make_of(found)}, not {make_of(expected)}")
+
+
+def make_of(value) -> str:
+    """Such as `64x3x4x4 float32`, or the name of a type."""
+    if isinstance(value, Tensor):
+        shape = "x".join(map(str, value.shape)) or "scalar"
+        return f"{shape} {str(value.dtype).removeprefix('torch.')}"
+    return type(value).__name__
+
+
+# ---- Losses and logs --------------------------------------------------------------------------
+
+# What train.train_step returns, by the names of the log and of the progress bar.
+LOSSES = {"loss_d": "D", "loss_g_gan": "G", "loss_g_l1": "L1"}
+
+
+class Meter:
+    """The mean losses and the speed since the log's last row, over all processes."""
+
+    def __init__(self, losses: Tensor, steps: int, processes: Processes):
+        self.losses = losses  # (3,) sums, kept on the device so that no step waits for them
+        self.steps = steps
+        self.processes = processes
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """After work that is no training, which must not count as slow steps."""
+        self.since, self.images = time.perf_counter(), 0
+
+    def add(self, losses: Tensor, images: int) -> None:
+        self.losses = self.losses + losses
+        self.steps += 1
+        self.images += images
+
+    def reset(self) -> None:
+        self.losses, self.steps = torch.zeros_like(self.losses), 0
+        self.restart_clock()
+
+    def sums(self) -> Tensor:
+        """(3,) The losses since the last row."""
+        return self.processes.mean(self.losses)
+
+    def row(self, adversarial: bool) -> dict[str, float]:
+        """For the log; without the adversarial losses where there are none."""
+        means = dict(zip(LOSSES, (self.sums() / self.steps).tolist(), strict=True))
+        if not adversarial:
+            means = {"loss_g_l1": means["loss_g_l1"]}
+        return {**means, "images_per_second": self.images / (time.perf_counter() - self.since)}
+
+
+class Watch:
+    """Raises UserError for the first step whose losses are not finite.
+
+    On a GPU they are looked at when they have arrived, so that no step waits for them: a few steps
+    late, but, with `look(wait=True)`, before anything is written.
+    """
+
+    def __init__(self):
+        self.waiting = deque()
+
+    def add(self, step: int, losses: Tensor, names: list[str]) -> None:
+        arrived = None
+        if losses.is_cuda:
+            losses, arrived = losses.to("cpu", non_blocking=True), torch.cuda.Event()
+            arrived.record()
+        self.waiting.append((arrived, step, losses, names))
+        self.look()
+
+    def look(self, wait: bool = False) -> None:
+        while self.waiting:
+            arrived, step, losses, names = self.waiting[0]
+            if arrived and wait:
+                arrived.synchronize()
+            if arrived and not arrived.query():
+                return
+            self.waiting.popleft()
+            if not losses.isfinite().all():
+                values = zip(LOSSES.values(), losses.tolist(), strict=True)
+                raise UserError(
+                    f"step {step} ended in losses that are not finite: "
+                    f"{', '.join(f'{name} {value:g}' for name, value in values)}; its pairs were "
+                    f"{', '.join(names)}. The last checkpoint is from before it; a new run with a "
+                    "lower learning_rate may help"
+                )
 
 
 class Log:
     """log.csv and TensorBoard events of a run.
 
     A row holds what was measured at its step, and is empty where nothing was. A run that goes on
-    from `step` forgets the rows after it, which it is about to write again.
+    from `step` forgets the rows after it, which it is about to write again. Raises UserError where
+    they can't be written.
     """
 
     COLUMNS = (
@@ -422,26 +507,47 @@ class Log:
         from torch.utils.tensorboard import SummaryWriter  # half a second of imports
 
         self.path = folder / "log.csv"
-        rows = []
+        lines = [",".join(self.COLUMNS) + "\n"]
         if step > 0 and self.path.exists():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-        with replacing(self.path) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, self.COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        self.events = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else 0)
+            rows = self.path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
+            # The last may have been cut off when the process was killed or the disk was full.
+            whole = [row for row in rows if row.endswith("\n")]
+            lines += [row for row in whole if int(row.partition(",")[0]) <= step]
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
+        with self.naming_errors():
+            self.events = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else 0)
+
+    @contextlib.contextmanager
+    def naming_errors(self):
+        """Errors of writing don't name the file themselves."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"the log beside {self.path} can't be written: {reason}") from error
 
     def write(self, step: int, **values: float) -> None:
         row = {"step": step, **{name: f"{value:.6g}" for name, value in values.items()}}
-        with open(self.path, "a", newline="") as file:
-            csv.DictWriter(file, self.COLUMNS).writerow(row)
-        for name, value in values.items():
-            grouped = name.startswith(("loss_", "val_"))  # TensorBoard groups by what is before a /
-            self.events.add_scalar(name.replace("_", "/", 1) if grouped else name, value, step)
+        with self.naming_errors():
+            with open(self.path, "a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self.COLUMNS, lineterminator="\n").writerow(row)
+            for name, value in values.items():
+                grouped = name.startswith(("loss_", "val_"))  # TensorBoard groups by them
+                name = name.replace("_", "/", 1) if grouped else name
+                self.events.add_scalar(name, value, step)
 
     def picture(self, name: str, image: Image.Image, step: int) -> None:
-        self.events.add_image(name, np.asarray(image), step, dataformats="HWC")
+        with self.naming_errors():
+            self.events.add_image(name, np.asarray(image), step, dataformats="HWC")
+
+    def flush(self) -> None:
+        """Onto the disk: no checkpoint may know of more than the log."""
+        with self.naming_errors():
+            self.events.flush()
+            with open(self.path, "rb+") as file:
+                flush_to_disk(file)
 
     def close(self) -> None:
-        self.events.close()
+        with self.naming_errors():
+            self.events.close()

@@ -23,8 +23,9 @@ from fast import (
     multiply_up,
     prepare,
 )
+from processes import Background
 from train import build_model, restore, train_step
-from utils import Background, load_checkpoint
+from utils import load_checkpoint
 
 CPU = torch.device("cpu")
 
