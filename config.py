@@ -120,6 +120,8 @@ class Config:
         intervals = ("log_steps", "validate_epochs", "sample_images", "save_epochs")
         for name in at_least_one + intervals:
             self.check(name, getattr(self, name) >= 1, "has to be 1 or more")
+        for name in ("base_channels", "discriminator_channels"):
+            self.check(name, getattr(self, name) <= 2**16, "can't be more than 65536")
         for name in ("limit", "cache_gb", "decay_epochs", "keep_epochs"):
             self.check(name, getattr(self, name) >= 0, "can't be negative")
         self.check("seed", 0 <= self.seed < 2**63, "has to be from 0 to below 2**63")

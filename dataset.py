@@ -48,7 +48,7 @@ from tqdm import tqdm
 
 from config import Config, UserError
 from tasks import task_of
-from utils import normalise_mode, to_tensor
+from utils import normalise_mode, replacing, to_tensor
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -185,6 +185,9 @@ def read_image(path: Path) -> Image.Image:
             if width * height > MAX_PIXELS:
                 megapixels = f"{width}x{height}, {width * height / 1e6:.0f} megapixels"
                 raise UserError(f"it is {megapixels}; {MAX_PIXELS / 1e6:.0f} are the most")
+            if image.format == "PNG":  # which has checksums, that Pillow only looks at if asked to
+                image.verify()
+                image = Image.open(file, formats=("PNG",))
             return normalise_mode(image, channels=3)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -221,6 +224,17 @@ def read_masks(folder: Path, size: int) -> tuple[Tensor, ...]:
         raise UserError(f"mask is {str(folder)!r}; it can be centre, random or a folder of masks")
     images = [read_image(path).convert("L").resize((size, size)) for path in find_images(folder)]
     return tuple(to_tensor(np.asarray(image)) > 0 for image in images)
+
+
+def list_skipped(skipped: list[str], folder: Path) -> None:
+    """Says at the end which files were left out and why; all of them in skipped.txt."""
+    if not skipped:
+        return
+    with replacing(folder / "skipped.txt") as temporary:
+        temporary.write_text("\n".join(skipped) + "\n", errors="surrogateescape")
+    print(f"{len(skipped)} files were left out ({folder / 'skipped.txt'}):")
+    for line in skipped[:20]:
+        print(f"  {line}")
 
 
 class PairedDataset(Dataset):
@@ -355,6 +369,8 @@ class PairedDataset(Dataset):
                 raise
         if not good:
             raise UserError(f"none of the pairs can be used; the first: {self.skipped[0]}")
+        if self.skipped:
+            print(f"{self.split}: {len(self.skipped)} files can't be used and are left out")
         self.pairs = good
 
 

@@ -24,6 +24,7 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
     )
     parser.add_argument("--inception", metavar="FILE", help="weights of Inception, for FID and KID")
     parser.add_argument("--data_root", metavar="PATH", help="the dataset, if it has moved")
+    parser.add_argument("--bad_files", help="stop at a file that can't be used, or skip it")
     parser.add_argument("--palette", help="of the label pictures: demo, facades, cityscapes, none")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument("--no_dropout", action="store_true", help="translate without the noise")
@@ -54,6 +55,7 @@ from dataset import (
     ENDINGS,
     PairedDataset,
     is_image,
+    list_skipped,
     load_batches,
     natural_order,
     read_image,
@@ -209,6 +211,7 @@ def evaluate_split(
         summary |= part.summary() if part else {}
     with replacing(folder / "scores.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    list_skipped(dataset.skipped, folder)
     return summary
 
 
@@ -267,9 +270,30 @@ def plan_outputs(source: Path, output: Path) -> dict[Path, Path]:
     return plan
 
 
+def translate_files(generator, plan: dict[Path, Path], arguments) -> list[str]:
+    """Translates each file of a plan. Returns what is wrong with those that were left out."""
+    mask = read_image(Path(arguments.mask)) if arguments.mask else None
+    skipped = []
+    for file, result in tqdm(plan.items(), "translating", unit="image"):
+        try:
+            image = read_image(file)
+        except UserError as error:
+            if generator.config.bad_files == "stop":
+                raise
+            skipped.append(str(error))
+            continue
+        if arguments.draw:
+            image = to_image(draw(to_tensor(np.asarray(image))))
+        noise = not arguments.no_dropout
+        save_image(translate(generator, image, arguments.seed, noise, mask), result)
+    return skipped
+
+
 def main(arguments) -> None:
     generator = load_generator(arguments.run, arguments.device)
-    noise = not arguments.no_dropout
+    for name in ("data_root", "palette", "bad_files"):
+        if getattr(arguments, name):
+            generator.config = replace(generator.config, **{name: getattr(arguments, name)})
     if arguments.draw and generator.config.task != "edges":
         raise UserError(f"--draw is for edges; the task of this run is {generator.config.task}")
     folder = run_folder(arguments.run)
@@ -277,20 +301,15 @@ def main(arguments) -> None:
     if arguments.input is not None:
         output = Path(arguments.output) if arguments.output else folder / "translated"
         plan = plan_outputs(Path(arguments.input), output)
-        mask = read_image(Path(arguments.mask)) if arguments.mask else None
-        for file, result in tqdm(plan.items(), "translating", unit="image"):
-            image = read_image(file)
-            if arguments.draw:
-                image = to_image(draw(to_tensor(np.asarray(image))))
-            save_image(translate(generator, image, arguments.seed, noise, mask), result)
-        print(f"translated {len(plan)} into {result if len(plan) == 1 else output}")
+        skipped = translate_files(generator, plan, arguments)
+        goal = next(iter(plan.values())) if len(plan) == 1 else output
+        print(f"translated {len(plan) - len(skipped)} into {goal}")
+        list_skipped(skipped, goal if goal.is_dir() else goal.parent)
         return
 
-    for name in ("data_root", "palette"):
-        if getattr(arguments, name):
-            generator.config = replace(generator.config, **{name: getattr(arguments, name)})
     output = Path(arguments.output) if arguments.output else folder / arguments.split
     scorer = load_generator(arguments.scorer, arguments.device) if arguments.scorer else None
+    noise = not arguments.no_dropout
     summary = evaluate_split(
         generator, arguments.split, output, arguments.seed, noise, scorer, arguments.inception
     )

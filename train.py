@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from config import Config, UserError, config_from_dict, continued
 from data.make_demo import DEMO_ROOT, make_demo
-from dataset import PairedDataset, TrainingOrder, load_batches
+from dataset import PairedDataset, TrainingOrder, list_skipped, load_batches
 from discriminator import PatchDiscriminator
 from evaluate import translations
 from fast import GraphedStep, choose_precision, prepare
@@ -291,6 +291,8 @@ def check_resumable(checkpoint: dict, config: Config, folder: Path) -> None:
         expected["average"] = expected["generator"]
     for name, value in expected.items():
         check_fits(checkpoint.get(name), value, f"the checkpoint of {folder}: {name}")
+    if not checkpoint["rng"]:
+        raise UserError(f"the checkpoint of {folder}: rng is empty")
 
 
 def train_on(
@@ -341,7 +343,7 @@ def train_on(
     # ---- What is written
     translator = average.module if average else model.generator
     if processes.first:
-        log = Log(folder, start)
+        log = Log(folder, start if checkpoint else -1)
         if checkpoint:
             save_config(config)  # not before its changes have proved to fit the run
     writer, watch = Background(), Watch()
@@ -438,6 +440,7 @@ def train_on(
     writer.wait()
     if processes.first:
         log.close()
+        list_skipped(list(dict.fromkeys(data.skipped + validation.skipped)), folder)
 
     quoted = shlex.quote(str(folder))
     if step < order.total_steps:

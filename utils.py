@@ -46,7 +46,12 @@ def normalise_mode(image: Image.Image, channels: int) -> Image.Image:
     16 bits are scaled to 8, transparency is laid on white, the orientation of EXIF is applied.
     Raises UserError on 32-bit values, whose range is unknown.
     """
-    image = ImageOps.exif_transpose(image)
+    try:
+        image.getexif()
+    except Exception:  # broken in one of many ways: it turns nothing, and the picture is whole
+        image.info.pop("exif", None)
+    else:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):  # Pillow's own conversion of 16 bits would clip or truncate
         image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
     if image.mode in ("I", "F"):
@@ -315,8 +320,12 @@ def checkpoint_files(path: str | Path) -> list[Path]:
         return [path] if path.exists() else []
     folder = path / "checkpoints"
     newest = [folder / "latest.pt", folder / "previous.pt"]
-    kept = sorted(folder.glob("epoch_*.pt"), key=lambda file: file.stat().st_mtime, reverse=True)
+    kept = sorted(folder.glob("epoch_*.pt"), key=lambda f: (len(f.name), f.name), reverse=True)
     return [file for file in newest if file.exists()] + kept
+
+
+class DamagedError(UserError):
+    """A checkpoint that was whole once, or may have been."""
 
 
 def load_checkpoint(path: str | Path) -> dict:
@@ -329,18 +338,19 @@ def load_checkpoint(path: str | Path) -> dict:
         if Path(path).is_dir():
             raise UserError(f"{path} holds no checkpoint; a run that never saved one starts anew")
         raise UserError(f"there is no run folder or checkpoint {path}")
-    for file in files:
-        reason = damage(file)
-        if not reason:
+    for file in files[:-1]:
+        try:
             return read_checkpoint(file)
-        problem = f"{file} can't be read as a checkpoint: {reason}"
-        if file is not files[-1]:
-            print(f"{problem}; going back to the one before it", file=sys.stderr)
-    raise UserError(problem)
+        except DamagedError as error:
+            print(f"{error}; going back to the one before it", file=sys.stderr)
+    return read_checkpoint(files[-1])
 
 
 def read_checkpoint(path: Path) -> dict:
-    """A checkpoint file that is whole. Nothing in it is run. Raises UserError."""
+    """A checkpoint file. Nothing in it is run. Raises DamagedError or another UserError."""
+    reason = damage(path)
+    if reason:
+        raise DamagedError(f"{path} can't be read as a checkpoint: {reason}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -348,9 +358,9 @@ def read_checkpoint(path: Path) -> dict:
             f"{path} can't be read as a checkpoint: it holds code or objects, which are never run "
             "nor made, or was written by another program"
         ) from error
-    except Exception as error:  # torch.load raises nearly anything on a file made by hand
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{path} can't be read as a checkpoint: {reason}") from error
+    except Exception as error:  # torch.load raises nearly anything on a damaged file
+        reason = str(error).partition(". ")[0] or type(error).__name__
+        raise DamagedError(f"{path} can't be read as a checkpoint: {reason}") from error
     version = checkpoint.get("format") if isinstance(checkpoint, dict) else None
     if isinstance(version, int) and version > CHECKPOINT_FORMAT:
         raise UserError(
@@ -486,8 +496,8 @@ class Log:
     """log.csv and TensorBoard events of a run.
 
     A row holds what was measured at its step, and is empty where nothing was. A run that goes on
-    from `step` forgets the rows after it, which it is about to write again. Raises UserError where
-    they can't be written.
+    after `step` forgets the later rows, which it is about to write again; a new one, after step -1,
+    all of them. Raises UserError where they can't be written.
     """
 
     COLUMNS = (
@@ -508,7 +518,7 @@ class Log:
 
         self.path = folder / "log.csv"
         lines = [",".join(self.COLUMNS) + "\n"]
-        if step > 0 and self.path.exists():
+        if step >= 0 and self.path.exists():
             rows = self.path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
             # The last may have been cut off when the process was killed or the disk was full.
             whole = [row for row in rows if row.endswith("\n")]
@@ -516,7 +526,7 @@ class Log:
         with replacing(self.path) as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")
         with self.naming_errors():
-            self.events = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else 0)
+            self.events = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     @contextlib.contextmanager
     def naming_errors(self):

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, arguments, run_script
-from test_training import log_rows, same_training
+from conftest import REPOSITORY, TINY, arguments, log_rows, run_script, same_training
 
 from config import Config
 from train import build_model

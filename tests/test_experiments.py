@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 import torch
-from conftest import TINY
-from test_training import config_for, equal, same_training, weights
+from conftest import TINY, equal, same_training
+from test_training import config_for, weights
 
 import train
 from config import Config, UserError

@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY
-from test_training import config_for, equal, same_training, weights
+from conftest import TINY, equal, same_training
+from test_training import config_for, weights
 from torch import nn
 
 import train
