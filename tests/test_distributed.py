@@ -1,8 +1,12 @@
 """One run by several processes: two of them on the CPU, started by torchrun as the README says."""
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ import torch
 from conftest import REPOSITORY, TINY, arguments, log_rows, run_script, same_training
 
 from config import Config
+from dataset import TrainingOrder
 from train import build_model
 from utils import load_checkpoint, load_generator
 
@@ -135,10 +140,6 @@ def test_a_run_of_two_processes_goes_on_as_if_never_stopped(pairs, together, tmp
     noise = load_checkpoint(tmp_path / "run")["rng"]
     assert not torch.equal(noise[0]["cpu"], noise[1]["cpu"])
 
-    alone = run_script("train.py", "--resume", "run", "--epochs", 2, cwd=tmp_path)
-    assert alone.returncode == 2
-    assert "was trained by 2 processes together and can't go on with 1" in alone.stderr
-
     done = torchrun(REPOSITORY / "train.py", "--resume", "run", "--epochs", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert same_training(tmp_path / "run", together)
@@ -150,3 +151,74 @@ def test_more_processes_than_pairs_are_refused(pairs, tmp_path):
     done = torchrun(REPOSITORY / "train.py", *fields, cwd=tmp_path)
     assert done.returncode != 0
     assert "batch_size is 4 for each of 2 processes" in done.stderr
+
+
+def test_a_run_goes_on_with_another_number_of_processes_and_says_what_changes(
+    pairs, together, tmp_path
+):
+    """2 epochs of 3 steps of 2 pairs, then 1 of 6 steps of 1, then 1 of 3 of 2 again."""
+    shutil.copytree(together, tmp_path / "run")
+    done = run_script("train.py", "--resume", "run", "--epochs", 3, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "now with 1 processes instead of 2: a step sees 1 pairs, not 2" in done.stdout
+    assert "an epoch has 6 steps, not 3" in done.stdout
+    checkpoint = load_checkpoint(tmp_path / "run")
+    assert (checkpoint["step"], len(checkpoint["rng"])) == (12, 1)
+
+    done = torchrun(REPOSITORY / "train.py", "--resume", "run", "--epochs", "4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "now with 2 processes instead of 1" in done.stdout
+    rows = log_rows(tmp_path / "run")
+    assert [int(row["step"]) for row in rows] == list(range(16))
+    epochs = [float(row["epoch"]) for row in rows]
+    assert epochs == sorted(epochs) and epochs[-4:] == pytest.approx([3, 10 / 3, 11 / 3, 4], 1e-4)
+    assert rows[:7] == log_rows(together)
+
+
+@pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 1), (2, 3), (4, 3), (3, 3)])
+def test_no_pair_of_an_epoch_is_passed_over_when_the_processes_change(before, now):
+    config = Config(**{**TINY, "batch_size": 2, "epochs": 3})
+    stop = 72 // (2 * before) + 5  # in the second epoch
+    old = [TrainingOrder(72, config, 0, rank, before) for rank in range(before)]
+    new = [TrainingOrder(72, config, stop, rank, now) for rank in range(now)]
+    for order in new:
+        order.take_over(old[0])
+    seen = {pair for order in old for batch in list(order)[:stop] for pair in batch}
+    rest = [pair for order in new for batch in order for pair in batch]
+    everything = {(epoch, index) for epoch in range(3) for index in range(72)}
+    assert seen | set(rest) == everything
+    again = len(seen & set(rest))
+    assert again < 2 * now and len(rest) == len(set(rest))
+    assert {order.total_steps - stop for order in new} == {len(order) for order in new}
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_others_end_with_a_message_when_a_process_is_killed(pairs, tmp_path, victim):
+    fields = arguments(data_root=pairs, **{**TINY, "save_epochs": 1}, epochs=1000, output="run")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    command += ["2", str(REPOSITORY / "train.py"), *fields]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    log, deadline = tmp_path / "run" / "log.csv", time.monotonic() + 120
+    while not log.exists() or len(log.read_text().split()) < 10:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    ranks = {}
+    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        ranks.update({entry: int(child) for entry in environment if entry.startswith(b"RANK=")})
+    os.kill(ranks[b"RANK=%d" % victim], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert f"process {1 - victim} of 2 lost the others" in errors
+    steps = load_checkpoint(tmp_path / "run")["step"]
+    assert steps >= 6
+    if victim == 0:
+        return
+    epochs = str(steps // 3 + 2)  # a few more are enough
+    words = ["--resume", "run", "--epochs", epochs]
+    done = torchrun(REPOSITORY / "train.py", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    logged = [int(row["step"]) for row in log_rows(tmp_path / "run")]
+    assert logged == list(range(3 * int(epochs) + 1))
