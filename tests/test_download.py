@@ -1,0 +1,202 @@
+"""The downloader, against a real server that breaks off, and archives that want to get out."""
+
+import io
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, make_pairs, run_script
+
+from config import UserError
+from data.download import unpack
+
+
+class Server(BaseHTTPRequestHandler):
+    """Serves files with ranges, and breaks each connection off after so many bytes."""
+
+    break_after = None
+    ranges = True
+    asked = ()
+
+    def do_GET(self):
+        path = self.folder / self.path.lstrip("/")
+        if not path.exists():
+            return self.send_error(404)
+        data, start = path.read_bytes(), 0
+        asked = self.headers.get("Range")
+        type(self).asked += (asked,)
+        if asked and self.ranges:
+            start = int(asked.removeprefix("bytes=").rstrip("-"))
+            if start >= len(data):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(data)}")
+                return self.end_headers()
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        end = len(data) if self.break_after is None else start + self.break_after
+        self.wfile.write(data[start:end])
+        return None
+
+    def log_message(self, *words):
+        pass
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Starts a server of tmp_path/served, which holds facades.tar.gz. Returns its address."""
+    folder = tmp_path / "served"
+    make_pairs(tmp_path / "made" / "facades")
+    folder.mkdir()
+    with tarfile.open(folder / "facades.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "made" / "facades", "facades")
+    servers = []
+
+    def start(**fields) -> str:
+        handler = type("Handler", (Server,), {"folder": folder, **fields})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        start.handler = handler
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def fetch(tmp_path: Path, address: str, name: str = "facades"):
+    return run_script("data/download.py", name, "--source", address, cwd=tmp_path)
+
+
+def same_files(one: Path, other: Path) -> bool:
+    files = [sorted(p.relative_to(root) for p in root.rglob("*.png")) for root in (one, other)]
+    return files[0] == files[1] and all(
+        (one / name).read_bytes() == (other / name).read_bytes() for name in files[0]
+    )
+
+
+@pytest.mark.parametrize("fields", [{}, {"break_after": 1000}])
+def test_a_dataset_is_downloaded_whole_however_often_it_breaks_off(serve, tmp_path, fields):
+    done = fetch(tmp_path, serve(**fields))
+    assert done.returncode == 0, done.stderr
+    assert "CMP Facade Database" in done.stdout
+    assert same_files(tmp_path / "data" / "facades", tmp_path / "made" / "facades")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["facades"]
+    if fields:
+        assert serve.handler.asked[1] == "bytes=1000-" and len(serve.handler.asked) > 3
+    again = fetch(tmp_path, "http://127.0.0.1:9")
+    assert again.returncode == 2 and "data/facades is there already" in again.stderr
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_earlier_download_is_gone_on_with(serve, tmp_path, ranges):
+    data = (tmp_path / "served" / "facades.tar.gz").read_bytes()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "facades.tar.gz.part").write_bytes(data[:1000])
+    done = fetch(tmp_path, serve(ranges=ranges))
+    assert done.returncode == 0, done.stderr
+    assert serve.handler.asked == ("bytes=1000-",)
+    assert same_files(tmp_path / "data" / "facades", tmp_path / "made" / "facades")
+
+
+@pytest.mark.parametrize("extra", [0, 50])
+def test_a_part_that_is_all_of_it_or_more(serve, tmp_path, extra):
+    data = (tmp_path / "served" / "facades.tar.gz").read_bytes()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "facades.tar.gz.part").write_bytes(data + bytes(extra))
+    done = fetch(tmp_path, serve())
+    assert done.returncode == 0, done.stderr
+    assert same_files(tmp_path / "data" / "facades", tmp_path / "made" / "facades")
+
+
+def test_what_cannot_be_downloaded_is_said_in_one_line(serve, tmp_path):
+    address = serve()
+    cases = {
+        (address, "maps"): "maps.tar.gz answers 404",
+        (address, "facade"): "there is no dataset 'facade'; did you mean 'facades'?",
+        ("ftp.nowhere", "facades"): "--source is 'ftp.nowhere'",
+    }
+    for (source, name), line in cases.items():
+        done = fetch(tmp_path, source, name)
+        assert done.returncode == 2, done.stdout
+        assert line in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
+# ---- Archives ---------------------------------------------------------------------------------
+
+
+def archive_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for member, content in members:
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def file(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, link
+    return member
+
+
+HOSTILE = {
+    "up": [(file("../escaped.txt"), b"x")],
+    "up within": [(file("facades/../../escaped.txt"), b"x")],
+    "absolute": [(file("{outside}/escaped.txt"), b"x")],
+    "link": [
+        (file("facades/link", tarfile.SYMTYPE, "{outside}"), b""),
+        (file("facades/link/escaped.txt"), b"x"),
+    ],
+    "hard link": [(file("facades/passwd", tarfile.LNKTYPE, "../../secret"), b"")],
+    "device": [(file("facades/null", tarfile.CHRTYPE), b"")],
+    "bomb": [(file("facades/zeros"), bytes(5_000_000))],
+    "another folder": [(file("maps/train/1.jpg"), b"x")],
+}
+
+
+@pytest.mark.parametrize("members", HOSTILE.values(), ids=HOSTILE.keys())
+def test_nothing_in_an_archive_gets_out_of_its_folder(tmp_path, members):
+    outside, home = tmp_path / "outside", tmp_path / "home"
+    outside.mkdir()
+    home.mkdir()
+    (tmp_path / "secret").write_text("secret")
+    for member, _ in members:
+        member.name = member.name.replace("{outside}", str(outside))
+        member.linkname = member.linkname.replace("{outside}", str(outside))
+    archive = archive_of(home / "facades.tar.gz", (file("facades/train/1.jpg"), b"x"), *members)
+    if members == HOSTILE["another folder"]:
+        archive = archive_of(archive, *members)
+    before = sorted(tmp_path.rglob("*"))
+    try:
+        unpack(archive, home / "facades")
+    except UserError as error:
+        assert str(archive) in str(error) and "\n" not in str(error)
+        assert sorted(tmp_path.rglob("*")) == before
+    else:  # an absolute name may be taken as one within the folder
+        assert members == HOSTILE["absolute"]
+        assert not (outside / "escaped.txt").exists()
+
+
+def test_a_broken_archive_leaves_nothing(serve, tmp_path):
+    data = (tmp_path / "served" / "facades.tar.gz").read_bytes()
+    for broken in (
+        data[: len(data) // 2],
+        b"<html>404</html>",
+        data[:3000] + bytes(200) + data[3200:],
+    ):
+        archive = tmp_path / "facades.tar.gz"
+        archive.write_bytes(broken)
+        with pytest.raises(UserError, match="can't be unpacked"):
+            unpack(archive, tmp_path / "facades")
+        assert not list(tmp_path.glob("facades*/"))
+
+
+def test_the_current_address_is_the_one_of_the_readme():
+    from data.download import DATASETS, SOURCE
+
+    text = (REPOSITORY / "data" / "README.md").read_text()
+    assert SOURCE in text and all(name in text for name in DATASETS)
