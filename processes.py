@@ -160,11 +160,22 @@ def alone_in(folder: Path):
 
 
 class Background:
-    """Does one thing at a time in a thread. What goes wrong there is raised by the next call."""
+    """Does one thing at a time in a thread. What goes wrong there is raised by the next call.
+
+    At its end as a context nothing is left to be done, after an error as well.
+    """
 
     def __init__(self):
         self.pool = ThreadPoolExecutor(1)
         self.task = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.pool.shutdown()
+        if error is None:
+            self.wait()
 
     def do(self, function, *arguments, **options) -> None:
         """Begins it, once what was begun before is done."""

@@ -390,7 +390,7 @@ def train_on(
         # A terminal shows a moving bar, a log file a line now and then.
         mininterval=0.2 if sys.stderr.isatty() else 30,
     )
-    with bar, StopRequest() as stop:
+    with bar, StopRequest() as stop, writer:
         for step, batch in enumerate(load_batches(data, order), start + 1):
             epoch_before, step_before = order.position(step - 1)
             if step_before == 0 or step == start + 1:
@@ -437,7 +437,6 @@ def train_on(
                 meter.restart_clock()
             if stopping:
                 break
-    writer.wait()
     if processes.first:
         log.close()
         list_skipped(list(dict.fromkeys(data.skipped + validation.skipped)), folder)

@@ -187,6 +187,16 @@ def test_what_fails_in_the_background_is_not_lost():
     assert done == [1, 3]
 
 
+def test_what_was_begun_in_the_background_is_ended_even_after_an_error():
+    done = []
+    with pytest.raises(KeyError), Background() as background:
+        background.do(lambda: (time.sleep(0.3), done.append(1)))
+        raise KeyError
+    assert done == [1]
+    with pytest.raises(ZeroDivisionError), Background() as background:
+        background.do(lambda: 1 / 0)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_replayed_step_is_the_recorded_one(precision):
