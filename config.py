@@ -89,6 +89,8 @@ class Config:
             fits = isinstance(value, (int, float) if field.type is float else field.type)
             if isinstance(value, bool):
                 fits = field.type is bool
+            if isinstance(value, int):
+                self.check(field.name, abs(value) < 2**63, "is beyond all measure")
             self.check(field.name, fits, f"has to be of type {field.type.__name__}")
 
         for name in ("data_root", "output"):
@@ -122,6 +124,8 @@ class Config:
             self.check(name, getattr(self, name) >= 1, "has to be 1 or more")
         for name in ("base_channels", "discriminator_channels"):
             self.check(name, getattr(self, name) <= 2**16, "can't be more than 65536")
+        for name in ("load_size", "crop_size"):
+            self.check(name, getattr(self, name) <= 2**14, "can't be more than 16384")
         for name in ("limit", "cache_gb", "decay_epochs", "keep_epochs"):
             self.check(name, getattr(self, name) >= 0, "can't be negative")
         self.check("seed", 0 <= self.seed < 2**63, "has to be from 0 to below 2**63")
@@ -135,7 +139,7 @@ class Config:
         finite = math.isfinite(self.learning_rate) and self.learning_rate > 0
         self.check("learning_rate", finite, "has to be more than 0 and finite")
         self.check("save_minutes", self.save_minutes > 0, "has to be more than 0")
-        self.check("num_workers", self.num_workers >= -1, "can't be less than -1")
+        self.check("num_workers", -1 <= self.num_workers <= 1024, "has to be from -1 to 1024")
         self.check("depth", 2 <= self.depth <= 12, "has to be from 2 to 12")
 
         multiple = 2**self.depth
@@ -287,7 +291,9 @@ class UserError(ValueError):
     def __init__(self, message: str):
         if message.startswith("Caught "):  # a DataLoader's process has put its traceback before it
             message = message.rpartition("config.UserError: ")[2]
-        super().__init__(" ".join(message.splitlines()))
+        # Names can be of any length and hold anything.
+        line = " ".join(message.splitlines())[:1000]
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
 
 
 @contextlib.contextmanager
@@ -303,6 +309,14 @@ def one_line_errors():
             signal.signal(signal.SIGINT, signal.SIG_DFL)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:  # torch has an error of its own for each device
+        if not isinstance(error, MemoryError) and not re.search(
+            "out of memory|can't allocate memory|not enough memory", str(error)
+        ):
+            raise
+        reason = (str(error).splitlines() or ["no memory is left"])[0]
+        print(f"error: {reason} (a smaller batch_size or crop_size needs less)", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -465,7 +479,7 @@ def config_from_dict(values: dict) -> Config:
     """The configuration that `dataclasses.asdict` turned into `values`; fields it lacks get their
     defaults. Raises UserError on fields of a newer version."""
     known = {field.name for field in dataclasses.fields(Config)}
-    unknown = sorted(set(values) - known)
+    unknown = sorted(map(str, set(values) - known))
     if unknown:
         raise UserError(f"the configuration has fields unknown to this version: {unknown}")
     return Config(**values)

@@ -24,6 +24,7 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
     with one_line_errors():
         CONFIG = parse_check_arguments(__doc__)
 
+import hashlib
 import os
 import random
 import re
@@ -180,6 +181,8 @@ def read_image(path: Path) -> Image.Image:
     """A picture file as upright RGB, whatever its mode. Raises UserError that names the file."""
     try:
         # Opened here: given a name, Pillow maps a TIFF into memory and mixes up its EXIF rotation.
+        if not path.is_file():  # a pipe would be waited for
+            raise UserError("it is missing, or no plain file")
         with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
@@ -214,20 +217,36 @@ def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
 
 
 def looks_like_a_pair(path: Path) -> bool:
-    width, height = read_image(path).size
+    try:
+        width, height = read_image(path).size
+    except UserError:  # said when it is read
+        return False
     return width == 2 * height
 
 
-def read_masks(folder: Path, size: int) -> tuple[Tensor, ...]:
-    """The masks in a folder as (1, size, size) bool, true where they are white."""
+def read_masks(
+    folder: Path, size: int, refuse: Callable[[UserError], None] = stop
+) -> tuple[Tensor, ...]:
+    """The masks in a folder as (1, size, size) bool, true where they are white. `refuse` is called
+    for each that can't be read."""
     if not folder.is_dir():
         raise UserError(f"mask is {str(folder)!r}; it can be centre, random or a folder of masks")
-    images = [read_image(path).convert("L").resize((size, size)) for path in find_images(folder)]
-    return tuple(to_tensor(np.asarray(image)) > 0 for image in images)
+    masks = []
+    for path in find_images(folder):
+        try:
+            image = read_image(path).convert("L").resize((size, size))
+        except UserError as error:
+            refuse(error)
+        else:
+            masks.append(to_tensor(np.asarray(image)) > 0)
+    if not masks:
+        raise UserError(f"none of the masks in {folder} can be used")
+    return tuple(masks)
 
 
 def list_skipped(skipped: list[str], folder: Path) -> None:
     """Says at the end which files were left out and why; all of them in skipped.txt."""
+    (folder / "skipped.txt").unlink(missing_ok=True)  # of an earlier time
     if not skipped:
         return
     with replacing(folder / "skipped.txt") as temporary:
@@ -267,9 +286,11 @@ class PairedDataset(Dataset):
         self.split, self.pairs = find(root, split, self.refuse)
         if self.task.plain and self.part == "whole" and looks_like_a_pair(self.pairs[0].a):
             print(f"{self.pairs[0].a} is twice as wide as high; of pairs, --part A takes the left")
-        self.pairs = self.pairs[: config.limit or None]
+        limit = config.limit or len(self.pairs)
+        if config.bad_files == "stop":  # else the bad ones don't count
+            self.pairs = self.pairs[:limit]
         if config.task == "inpainting" and config.mask not in ("centre", "random"):
-            self.task.masks = read_masks(Path(config.mask), config.crop_size)
+            self.task.masks = read_masks(Path(config.mask), config.crop_size, self.refuse)
         self.augmented = split == "train"
         self.size = config.load_size if self.augmented else config.crop_size
         self.augment = albumentations.Compose(
@@ -282,11 +303,11 @@ class PairedDataset(Dataset):
         channels = config.in_channels + config.out_channels
         if self.task.plain and config.task != "style":
             channels = 3  # x and y are made of one picture
-        needed = len(self.pairs) * self.size**2 * channels
+        needed = min(limit, len(self.pairs)) * self.size**2 * channels
         self.cached = needed <= config.cache_gb * 1e9
         self.cache = []
         if self.cached or config.bad_files == "skip":
-            self.read_all()
+            self.read_all(limit)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -341,9 +362,14 @@ class PairedDataset(Dataset):
             raise error
         self.skipped.append(str(error))
 
-    def read_all(self) -> None:
-        """Reads every pair, by threads: decoding and resizing run outside Python's lock. Keeps the
-        good ones, and their pixels if they are to be cached."""
+    def fingerprint(self) -> str:
+        """Of the pairs and their order, by their names."""
+        names = "\n".join(pair.name for pair in self.pairs)
+        return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
+
+    def read_all(self, limit: int) -> None:
+        """Reads the pairs, by threads: decoding and resizing run outside Python's lock. Keeps so
+        many of the good ones, and their pixels if they are to be cached."""
 
         def try_to_read(index: int) -> tuple[np.ndarray, np.ndarray] | UserError:
             try:
@@ -364,9 +390,10 @@ class PairedDataset(Dataset):
                     good.append(pair)
                     if self.cached:
                         self.cache.append(pixels)
-            except BaseException:
+                    if len(good) == limit:
+                        break
+            finally:
                 pool.shutdown(cancel_futures=True)
-                raise
         if not good:
             raise UserError(f"none of the pairs can be used; the first: {self.skipped[0]}")
         if self.skipped:

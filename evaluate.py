@@ -41,6 +41,7 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
 import contextlib
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -240,17 +241,23 @@ def report(summary: dict, data_root: str, folder: Path) -> None:
     print(f"  scores    {folder / 'scores.csv'}  (the means in scores.json)")
 
 
-def plan_outputs(source: Path, output: Path) -> dict[Path, Path]:
+def plan_outputs(source: Path, output: Path, others: Sequence[Path] = ()) -> dict[Path, Path]:
     """Where the translation of each picture goes: a PNG of its name, in folders as the source's.
+    Those in an `output` within the source are results of an earlier time, and no pictures of it.
 
-    Raises UserError where there is nothing to translate, or a source would be overwritten.
+    Raises UserError where there is nothing to translate, or a source or one of the `others` would
+    be overwritten.
     """
     if source.is_dir():
+        if output.resolve() == source.resolve():
+            raise UserError(f"--output is the folder of the pictures, {source}: it would overwrite")
         files = sorted(filter(is_image, source.rglob("*")), key=natural_order)
+        files = [file for file in files if output.resolve() not in file.resolve().parents]
         if not files:
             raise UserError(f"{source} holds no pictures ({', '.join(ENDINGS)})")
         names = [file.relative_to(source).with_suffix("") for file in files]
-        if len(set(names)) < len(names):  # 1.jpg and 1.png: their whole names keep them apart
+        # 1.jpg and 1.png: their whole names keep them apart, also where A.png is a.png.
+        if len({str(name).casefold() for name in names}) < len(names):
             names = [file.relative_to(source) for file in files]
         plan = {
             file: output / name.with_name(name.name + ".png")
@@ -263,7 +270,7 @@ def plan_outputs(source: Path, output: Path) -> dict[Path, Path]:
     else:
         raise UserError(f"there is no picture or folder {source}")
 
-    sources = {file.resolve() for file in plan}
+    sources = {file.resolve() for file in (*plan, *others)}
     for file, result in plan.items():
         if result.resolve() in sources:
             raise UserError(f"{file}: its translation would overwrite {result}; choose an --output")
@@ -277,15 +284,18 @@ def translate_files(generator, plan: dict[Path, Path], arguments) -> list[str]:
     for file, result in tqdm(plan.items(), "translating", unit="image"):
         try:
             image = read_image(file)
+            if arguments.draw:
+                image = to_image(draw(to_tensor(np.asarray(image))))
+            noise = not arguments.no_dropout
+            picture = translate(generator, image, arguments.seed, noise, mask)
         except UserError as error:
             if generator.config.bad_files == "stop":
                 raise
-            skipped.append(str(error))
-            continue
-        if arguments.draw:
-            image = to_image(draw(to_tensor(np.asarray(image))))
-        noise = not arguments.no_dropout
-        save_image(translate(generator, image, arguments.seed, noise, mask), result)
+            skipped.append(f"{file}: {error}" if str(file) not in str(error) else str(error))
+        else:
+            save_image(picture, result)
+    if len(skipped) == len(plan):
+        raise UserError(f"none of the pictures can be translated; the first: {skipped[0]}")
     return skipped
 
 
@@ -300,7 +310,8 @@ def main(arguments) -> None:
 
     if arguments.input is not None:
         output = Path(arguments.output) if arguments.output else folder / "translated"
-        plan = plan_outputs(Path(arguments.input), output)
+        mask = [Path(arguments.mask)] if arguments.mask else []
+        plan = plan_outputs(Path(arguments.input), output, mask)
         skipped = translate_files(generator, plan, arguments)
         goal = next(iter(plan.values())) if len(plan) == 1 else output
         print(f"translated {len(plan) - len(skipped)} into {goal}")

@@ -137,8 +137,12 @@ class StopRequest:
 
 @contextlib.contextmanager
 def alone_in(folder: Path):
-    """Keeps other processes from training in a run folder meanwhile, and removes what one that was
-    killed left half written. Raises UserError if another is at it."""
+    """Keeps other runs from training in a folder meanwhile, and removes what one that was killed
+    left half written. Of several processes of a run the first does so for all. Raises UserError if
+    another run is at it."""
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     # Not at once: loading processes outlive a killed trainer by seconds and hold its lock.
     lock = FileLock(folder / ".lock", timeout=10)
@@ -153,7 +157,8 @@ def alone_in(folder: Path):
     try:
         for place in (folder, folder / "samples", folder / "checkpoints"):
             for left in place.glob(".*.tmp"):
-                left.unlink()
+                if re.search(r"\.\d+\.tmp$", left.name):  # named by utils.replacing
+                    left.unlink()
         yield
     finally:
         lock.release()

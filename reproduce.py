@@ -17,6 +17,7 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
     with one_line_errors():
         ARGUMENTS = parse_reproduce_arguments(__doc__)
 
+import contextlib
 import json
 import re
 import statistics
@@ -32,7 +33,7 @@ from data.make_demo import DEMO_ROOT, make_demo
 from dataset import PairedDataset
 from evaluate import LabelReader, evaluate_split
 from fast import choose_precision
-from processes import choose_device
+from processes import alone_in, choose_device
 from scores import PALETTES
 from utils import checkpoint_files, load_checkpoint, load_generator, replacing, save_image
 
@@ -103,6 +104,12 @@ LABEL_COLUMNS = [
 
 
 def run_once(config: Config, scorer: Path | None = None) -> dict:
+    """`run_alone`, while no other process trains in the run's folder."""
+    with alone_in(Path(config.output)):
+        return run_alone(config, scorer)
+
+
+def run_alone(config: Config, scorer: Path | None) -> dict:
     """Trains and scores a run, or what is left of it to do; returns the scores of its test split.
 
     row.json in its folder says for what they hold. Exits as train.py does if it is stopped by a
@@ -115,20 +122,22 @@ def run_once(config: Config, scorer: Path | None = None) -> dict:
         modified = [file.stat().st_mtime_ns for file in checkpoint_files(scorer)[:1]]
         wanted["scorer"] = [str(scorer), *modified]
     if row.exists():
-        result = json.loads(row.read_text())
-        scores = result.pop("scores")
-        if begun and result == wanted:
-            print(f"{folder} is finished")
-            return scores
+        with contextlib.suppress(ValueError, AttributeError):  # a broken one is as none
+            result = json.loads(row.read_text())
+            scores = result.pop("scores", None)
+            if begun and scores and result == wanted:
+                print(f"{folder} is finished")
+                return scores
 
     checkpoint = load_checkpoint(folder) if begun else None
     if checkpoint:
         before = config_from_dict(checkpoint["config"])
+        train.check_resumable(checkpoint, before, folder)
         try:
             continued(before, {**asdict(config), "output": before.output})
         except UserError as error:
             raise UserError(f"{folder}: {error}, with another --output") from error
-        taken = checkpoint["step"] - checkpoint.get("shift", 0)
+        taken = checkpoint["step"] - checkpoint["shift"]
         trained = taken // checkpoint["steps_per_epoch"]
         for name, was in (
             ("data_root", before.data_root),

@@ -21,7 +21,6 @@ import shlex
 import statistics
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -226,13 +225,8 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
 
     Returns 0, or after a stop by a signal what a shell expects then, 128 + its number.
     """
-    device, folder = device_of(config), Path(config.output)
-    with Processes(device) as processes, alone_in(folder) if processes.first else nullcontext():
-        if checkpoint is None and processes.first and checkpoint_files(folder):
-            raise UserError(
-                f"{folder} already holds a run; go on with it by `python train.py --resume "
-                f"{shlex.quote(config.output)}`, or give another --output"
-            )
+    device = device_of(config)
+    with Processes(device) as processes:
         precision, reason = choose_precision(config.precision, device)
         if processes.largest(precision == "fp32")[0]:
             precision = "fp32"
@@ -251,16 +245,21 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
         return train_on(device, processes, config, checkpoint)
 
 
-def continue_order(order: TrainingOrder, checkpoint: dict) -> None:
+def continue_order(order: TrainingOrder, checkpoint: dict, data: PairedDataset) -> None:
     """Puts the order where the checkpoint stopped, be it with another number of processes, which is
     said. Raises UserError if the data have changed since."""
     now, before = order.processes, len(checkpoint["rng"])
-    config, pairs, shift = order.config, order.pairs, checkpoint.get("shift", 0)
+    config, pairs, shift = order.config, order.pairs, checkpoint["shift"]
     old = TrainingOrder(pairs, config, order.start, processes=before, shift=shift)
     if checkpoint["steps_per_epoch"] != old.steps_per_epoch:
         raise UserError(
             f"{config.data_root} gives {old.steps_per_epoch} steps an epoch, but gave "
             f"{checkpoint['steps_per_epoch']} when this run began; put its training pairs back"
+        )
+    if checkpoint.get("pairs", data.fingerprint()) != data.fingerprint():
+        raise UserError(
+            f"{config.data_root} has as many training pairs as when this run began, but others; "
+            "put those back"
         )
     order.take_over(old)
     if now != before:
@@ -276,7 +275,9 @@ def check_resumable(checkpoint: dict, config: Config, folder: Path) -> None:
     """Raises UserError unless the checkpoint holds all that the run needs to go on."""
     with torch.device("meta"):
         model = build_model(config, torch.device("meta"))
-    expected = {"steps_per_epoch": 0, "losses": torch.zeros(3), "losses_steps": 0, "rng": []}
+    checkpoint.setdefault("shift", 0)
+    counts = ("steps_per_epoch", "shift", "losses_steps")
+    expected = {**dict.fromkeys(counts, 0), "losses": torch.zeros(3), "rng": []}
     for name, part in model.parts().items():
         if isinstance(part, Adam):
             (group,) = part.param_groups
@@ -291,8 +292,22 @@ def check_resumable(checkpoint: dict, config: Config, folder: Path) -> None:
         expected["average"] = expected["generator"]
     for name, value in expected.items():
         check_fits(checkpoint.get(name), value, f"the checkpoint of {folder}: {name}")
+    most = checkpoint["step"]
+    for name, least in (("shift", -(2**63)), ("losses_steps", 0)):
+        if not least <= checkpoint[name] <= most:
+            raise UserError(f"the checkpoint of {folder}: {name} is {checkpoint[name]}")
     if not checkpoint["rng"]:
         raise UserError(f"the checkpoint of {folder}: rng is empty")
+
+
+def check_finite(state: dict, step: int) -> None:
+    """Raises UserError if a tensor is not finite: a gradient may overflow where the losses do not.
+    The next losses would show it, but then it would have been saved."""
+    if not all(tensor.isfinite().all() for tensor in tensors_of(state)):
+        raise UserError(
+            f"after step {step} some weights are not finite, though its losses were; the last "
+            "checkpoint is from before that; a new run with a lower learning_rate may help"
+        )
 
 
 def train_on(
@@ -308,9 +323,11 @@ def train_on(
     data = PairedDataset(config, "train")
     validation = PairedDataset(config, "val") if processes.first else None
     start = checkpoint["step"] if checkpoint else 0
+    if processes.largest(start, -start) != [start, -start]:
+        raise UserError(f"the processes found different checkpoints in {folder}; start them again")
     order = TrainingOrder(len(data), config, start, processes.rank, processes.size)
     if checkpoint:
-        continue_order(order, checkpoint)
+        continue_order(order, checkpoint, data)
     if start >= order.total_steps:
         done, _ = order.position(start)
         print(f"{folder} is trained to the end of epoch {done}; --epochs N for more")
@@ -358,6 +375,7 @@ def train_on(
             "step": step,
             "steps_per_epoch": order.steps_per_epoch,
             "shift": order.shift,
+            "pairs": data.fingerprint(),
             "losses": losses,
             "losses_steps": meter.steps,
             "rng": rng,
@@ -365,12 +383,7 @@ def train_on(
         }
         if average:
             state["average"] = average.module.state_dict()
-        # A gradient may overflow where the losses did not; the next losses would show it.
-        if not all(tensor.isfinite().all() for tensor in tensors_of(state)):
-            raise UserError(
-                f"after step {step} some weights are not finite, though its losses were; the last "
-                "checkpoint is from before that; a new run with a lower learning_rate may help"
-            )
+        check_finite(state, step)
         if device.type == "cpu":  # a copy to write from would need the memory, the writing little
             save_checkpoint(path, config, **state)
         else:
@@ -423,6 +436,7 @@ def train_on(
             validating = last or (step_of_epoch == 0 and epoch % config.validate_epochs == 0)
             if validating and processes.first:
                 watch.look(wait=True)
+                check_finite(translator.state_dict(), step)
                 row |= validate(translator, validation, folder, epoch, log, step)
                 meter.restart_clock()
             if row and processes.first:
@@ -457,12 +471,21 @@ def train_on(
 
 def main(config: Config | None, changes: dict, resume: str | None) -> int:
     """Starts or resumes a run, as `config.parse_train_arguments` read it. Returns an exit code."""
-    checkpoint = None
-    if resume:
-        checkpoint = load_checkpoint(resume)
-        config = continued(config_from_dict(checkpoint["config"]), changes)
-        config = replace(config, output=str(run_folder(resume)))
-    return train(config, checkpoint)
+    if resume and not checkpoint_files(resume):
+        load_checkpoint(resume)  # says what is missing, before a folder is made
+    folder = run_folder(resume) if resume else Path(config.output)
+    with alone_in(folder):
+        checkpoint = None
+        if resume:
+            checkpoint = load_checkpoint(resume)
+            config = continued(config_from_dict(checkpoint["config"]), changes)
+            config = replace(config, output=str(folder))
+        elif checkpoint_files(folder):
+            raise UserError(
+                f"{folder} already holds a run; go on with it by `python train.py --resume "
+                f"{shlex.quote(config.output)}`, or give another --output"
+            )
+        return train(config, checkpoint)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import contextlib
 import csv
 import dataclasses
 import os
-import pickle
+import pickletools
 import platform
 import re
 import sys
@@ -35,6 +35,14 @@ from processes import Processes, choose_device
 from tasks import eight_bits, task_of
 
 CHECKPOINT_FORMAT = 1
+
+# All that the tensors, dicts and numbers of a checkpoint are made by when it is read.
+STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte")
+CHECKPOINT_PARTS = {
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    *(f"torch {kind}Storage" for kind in STORAGES),
+}
 
 
 # ---- Pictures and tensors ---------------------------------------------------------------------
@@ -114,7 +122,7 @@ def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
             torch.cuda.set_rng_state(state["cuda"], device)
         elif device.type == "mps" and "mps" in state:
             torch.mps.set_rng_state(state["mps"])
-    except (KeyError, RuntimeError, TypeError) as error:
+    except (IndexError, KeyError, RuntimeError, TypeError) as error:
         raise UserError(f"the state of the random numbers does not fit: {error}") from error
 
 
@@ -278,6 +286,10 @@ def save_checkpoint(path: Path, config: Config, **state) -> None:
             raise UserError(f"{path} was damaged while it was written ({reason}): check the disk")
         if path.name == "latest.pt" and path.exists() and not damage(path):
             os.replace(path, path.with_name("previous.pt"))
+    if os.name == "posix":  # the new names, too, have to be on the disk
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
 
 
 def damage(path: Path) -> str | None:
@@ -308,9 +320,8 @@ def on_cpu(state):
 def run_folder(path: str | Path) -> Path:
     """The run that a folder or a checkpoint file belongs to; a loose file, to where it lies."""
     path = Path(path)
-    if path.is_dir():
-        return path
-    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    folder = path if path.is_dir() else path.parent
+    return folder.parent if folder.name == "checkpoints" else folder
 
 
 def checkpoint_files(path: str | Path) -> list[Path]:
@@ -318,7 +329,7 @@ def checkpoint_files(path: str | Path) -> list[Path]:
     path = Path(path)
     if not path.is_dir():
         return [path] if path.exists() else []
-    folder = path / "checkpoints"
+    folder = run_folder(path) / "checkpoints"
     newest = [folder / "latest.pt", folder / "previous.pt"]
     kept = sorted(folder.glob("epoch_*.pt"), key=lambda f: (len(f.name), f.name), reverse=True)
     return [file for file in newest if file.exists()] + kept
@@ -337,7 +348,9 @@ def load_checkpoint(path: str | Path) -> dict:
     if not files:
         if Path(path).is_dir():
             raise UserError(f"{path} holds no checkpoint; a run that never saved one starts anew")
-        raise UserError(f"there is no run folder or checkpoint {path}")
+        others = checkpoint_files(run_folder(path))
+        hint = f"; {run_folder(path)} has {others[0].name}" if others else ""
+        raise UserError(f"there is no run folder or checkpoint {path}{hint}")
     for file in files[:-1]:
         try:
             return read_checkpoint(file)
@@ -352,17 +365,20 @@ def read_checkpoint(path: Path) -> dict:
     if reason:
         raise DamagedError(f"{path} can't be read as a checkpoint: {reason}")
     try:
+        strange = strange_parts(path)
+        if strange:
+            raise UserError(
+                f"{path} can't be read as a checkpoint: it holds code or objects ({strange[0]}), "
+                "which are never run nor made"
+            )
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} can't be read as a checkpoint: it holds code or objects, which are never run "
-            "nor made, or was written by another program"
-        ) from error
+    except UserError:
+        raise
     except Exception as error:  # torch.load raises nearly anything on a damaged file
         reason = str(error).partition(". ")[0] or type(error).__name__
         raise DamagedError(f"{path} can't be read as a checkpoint: {reason}") from error
     version = checkpoint.get("format") if isinstance(checkpoint, dict) else None
-    if isinstance(version, int) and version > CHECKPOINT_FORMAT:
+    if type(version) is int and version > CHECKPOINT_FORMAT:
         raise UserError(
             f"{path} has checkpoint format {version}, this version reads up to "
             f"{CHECKPOINT_FORMAT}; update the code"
@@ -371,7 +387,7 @@ def read_checkpoint(path: Path) -> dict:
     known = isinstance(checkpoint, dict) and all(
         isinstance(checkpoint.get(name), kind) for name, kind in kinds.items()
     )
-    if not known or checkpoint["step"] < 0:
+    if not known or checkpoint["format"] < 1 or not 0 <= checkpoint["step"] < 2**63:
         raise UserError(f"{path} is no checkpoint of this project")
     if sum(tensor.nbytes for tensor in tensors_of(checkpoint)) > path.stat().st_size:
         raise UserError(f"{path} is no checkpoint of this project: its tensors are larger than it")
@@ -385,13 +401,29 @@ def read_checkpoint(path: Path) -> dict:
     return checkpoint
 
 
+def strange_parts(path: Path) -> list[str]:
+    """The names in a checkpoint file that are not needed to make its contents. torch.load with
+    `weights_only` runs no code, but makes some objects of any size of a few bytes."""
+    found = set()
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith("data.pkl"):
+                for operation, argument, _ in pickletools.genops(archive.read(name)):
+                    if operation.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
+                        found.add(argument or operation.name)
+    return sorted(found - CHECKPOINT_PARTS)
+
+
 def tensors_of(state):
-    """All tensors in nested dicts and lists."""
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, dict | list):
-        for value in state.values() if isinstance(state, dict) else state:
-            yield from tensors_of(value)
+    """All tensors in nested containers, each of which is looked at once, whatever refers to it."""
+    seen, waiting = set(), [state]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values() if isinstance(value, dict) else value
 
 
 def check_fits(found, expected, name: str) -> None:
@@ -519,9 +551,9 @@ class Log:
         self.path = folder / "log.csv"
         lines = [",".join(self.COLUMNS) + "\n"]
         if step >= 0 and self.path.exists():
-            rows = self.path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
+            rows = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             # The last may have been cut off when the process was killed or the disk was full.
-            whole = [row for row in rows if row.endswith("\n")]
+            whole = [row for row in rows if re.fullmatch(r"\d+,.*\n", row)]
             lines += [row for row in whole if int(row.partition(",")[0]) <= step]
         with replacing(self.path) as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")

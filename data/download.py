@@ -58,7 +58,7 @@ def download(url: str, path: Path) -> None:
                 reason = "the connection broke"
             except urllib.error.HTTPError as error:
                 raise UserError(f"{url} answers {error.code} {error.reason}") from error
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
             progress = part.exists() and part.stat().st_size > before
             failures = 0 if progress else failures + 1
@@ -79,12 +79,13 @@ def fetch_rest(url: str, part: Path, bar: tqdm) -> bool:
         size = error.headers.get("Content-Range", "").rpartition("/")[2]
         if error.code == 416 and size == str(have):  # nothing is left of it
             return True
-        if error.code == 416:  # it was longer once
+        if error.code == 416 and have:  # it was longer once
             part.unlink()
             return False
         raise
     with response, open(part, "ab") as file:
-        if response.status != 206:  # the server begins anew, and so does this
+        rest = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        if response.status != 206 or not rest:  # the server begins anew, and so does this
             file.truncate(0)
             have = 0
         length = response.headers.get("Content-Length")
@@ -134,8 +135,11 @@ def unpack(archive: Path, folder: Path) -> None:
         raise
     except tarfile.FilterError as error:
         raise UserError(f"{archive} would write outside of its folder: {error}") from error
-    except (tarfile.TarError, zlib.error, EOFError, ValueError, OSError) as error:
-        raise UserError(f"{archive} can't be unpacked: {error}; remove it and try again") from error
+    except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
+        archive.unlink()  # it would stand in the way of another download
+        raise UserError(f"{archive} was broken ({error}) and is removed; try again") from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"{archive} can't be unpacked: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

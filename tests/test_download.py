@@ -19,6 +19,7 @@ class Server(BaseHTTPRequestHandler):
 
     break_after = None
     ranges = True
+    length = None
     asked = ()
 
     def do_GET(self):
@@ -35,7 +36,8 @@ class Server(BaseHTTPRequestHandler):
                 self.send_header("Content-Range", f"bytes */{len(data)}")
                 return self.end_headers()
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(data) - start))
+        self.send_header("Content-Length", self.length or str(len(data) - start))
+        self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         self.end_headers()
         end = len(data) if self.break_after is None else start + self.break_after
         self.wfile.write(data[start:end])
@@ -119,6 +121,8 @@ def test_what_cannot_be_downloaded_is_said_in_one_line(serve, tmp_path):
     cases = {
         (address, "maps"): "maps.tar.gz answers 404",
         (address, "facade"): "there is no dataset 'facade'; did you mean 'facades'?",
+        (serve(length="all"), "facades"): "can't be downloaded",
+        ("http://[::1", "facades"): "can't be downloaded",
         ("ftp.nowhere", "facades"): "--source is 'ftp.nowhere'",
     }
     for (source, name), line in cases.items():
@@ -193,7 +197,7 @@ def test_a_broken_archive_leaves_nothing(serve, tmp_path):
     for broken in broken_ones:
         archive = tmp_path / "facades.tar.gz"
         archive.write_bytes(broken)
-        with pytest.raises(UserError, match="can't be unpacked"):
+        with pytest.raises(UserError, match="was broken"):
             unpack(archive, tmp_path / "facades")
         assert not list(tmp_path.glob("facades*/"))
 
