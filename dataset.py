@@ -42,7 +42,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import asks the network f
 import albumentations
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
@@ -126,8 +126,8 @@ def find_pairs(
     """
     if not root.is_dir():
         raise UserError(
-            f"there is no folder {root}; data_root has to name the dataset's folder "
-            "(data/README.md says where to get the paper's)"
+            f"there is no folder {root}; data_root has to name the dataset's folder (python "
+            "data/download.py NAME fetches the paper's)"
         )
     two_folders = (root / "A").is_dir() and (root / "B").is_dir()
     base = root / "A" if two_folders else root
@@ -194,6 +194,9 @@ def read_image(path: Path) -> Image.Image:
             return normalise_mode(image, channels=3)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    except UnidentifiedImageError as error:
+        kind = f"no {', '.join(FORMATS)}" if path.stat().st_size else "empty"
+        raise UserError(f"{path} can't be read as a picture: it is {kind}") from error
     except Exception as error:  # Pillow's readers raise nearly anything on a damaged file
         raise UserError(f"{path} can't be read as a picture: {error}") from error
 
@@ -242,6 +245,14 @@ def read_masks(
     if not masks:
         raise UserError(f"none of the masks in {folder} can be used")
     return tuple(masks)
+
+
+class NothingUsableError(UserError):
+    """No file of a split is good; `skipped` says of each why."""
+
+    def __init__(self, skipped: list[str]):
+        super().__init__(f"none of the pairs can be used; the first: {skipped[0]}")
+        self.skipped = skipped
 
 
 def list_skipped(skipped: list[str], folder: Path) -> None:
@@ -359,7 +370,9 @@ class PairedDataset(Dataset):
     def refuse(self, error: UserError) -> None:
         """What becomes of a file that is no pair."""
         if self.config.bad_files == "stop":
-            raise error
+            raise UserError(
+                f"{error} (python dataset.py lists all such files, --bad_files skip omits them)"
+            )
         self.skipped.append(str(error))
 
     def fingerprint(self) -> str:
@@ -395,9 +408,9 @@ class PairedDataset(Dataset):
             finally:
                 pool.shutdown(cancel_futures=True)
         if not good:
-            raise UserError(f"none of the pairs can be used; the first: {self.skipped[0]}")
+            raise NothingUsableError(self.skipped)
         if self.skipped:
-            print(f"{self.split}: {len(self.skipped)} files can't be used and are left out")
+            print(f"{self.split}: {len(self.skipped)} files can't be used")
         self.pairs = good
 
 
@@ -517,11 +530,16 @@ def main(config: Config) -> int:
     Returns an exit code: 0 if all are good.
     """
     if not Path(config.data_root).is_dir():
-        raise UserError(f"there is no folder {config.data_root} (--data_root)")
+        raise UserError(
+            f"there is no folder {config.data_root}; --data_root names another, and python "
+            "data/download.py NAME fetches the paper's"
+        )
     bad = 0
     for split in STAND_INS:
         try:
             dataset = PairedDataset(replace(config, bad_files="skip", cache_gb=0.0), split)
+        except NothingUsableError as error:
+            problems, good = error.skipped, 0
         except UserError as error:
             problems, good = [str(error)], 0
         else:

@@ -24,7 +24,7 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
     )
     parser.add_argument("--inception", metavar="FILE", help="weights of Inception, for FID and KID")
     parser.add_argument("--data_root", metavar="PATH", help="the dataset, if it has moved")
-    parser.add_argument("--bad_files", help="stop at a file that can't be used, or skip it")
+    parser.add_argument("--bad_files", help="stop at a bad file, or skip it (default: as the run)")
     parser.add_argument("--palette", help="of the label pictures: demo, facades, cityscapes, none")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument("--no_dropout", action="store_true", help="translate without the noise")

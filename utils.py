@@ -347,16 +347,21 @@ def load_checkpoint(path: str | Path) -> dict:
     files = checkpoint_files(path)
     if not files:
         if Path(path).is_dir():
-            raise UserError(f"{path} holds no checkpoint; a run that never saved one starts anew")
+            raise UserError(f"{path} holds no checkpoint; start the run again, without --resume")
         others = checkpoint_files(run_folder(path))
         hint = f"; {run_folder(path)} has {others[0].name}" if others else ""
         raise UserError(f"there is no run folder or checkpoint {path}{hint}")
-    for file in files[:-1]:
+    damaged = []
+    for file in files:
         try:
-            return read_checkpoint(file)
+            checkpoint = read_checkpoint(file)
         except DamagedError as error:
-            print(f"{error}; going back to the one before it", file=sys.stderr)
-    return read_checkpoint(files[-1])
+            damaged.append(error)
+        else:
+            for error in damaged:
+                print(f"{error}; going back to {file}, step {checkpoint['step']}", file=sys.stderr)
+            return checkpoint
+    raise damaged[-1]
 
 
 def read_checkpoint(path: Path) -> dict:

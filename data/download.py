@@ -63,7 +63,7 @@ def download(url: str, path: Path) -> None:
             progress = part.exists() and part.stat().st_size > before
             failures = 0 if progress else failures + 1
             if failures == ATTEMPTS:
-                raise UserError(f"{url} can't be downloaded ({reason}); the same command goes on")
+                raise UserError(f"{url} can't be downloaded ({reason}); try the same command later")
             time.sleep(min(failures, 5))
     part.replace(path)
 
@@ -162,11 +162,13 @@ def main() -> None:
         raise UserError(f"{folder} is there already; remove it to download it again")
     archive = folder.with_name(f"{name}.tar.gz")
     print(f"{name}: {DATASETS[name]}")
+    print("(a download that is stopped goes on when the same command is given again)")
     if not archive.exists():
         download(f"{arguments.source.rstrip('/')}/{archive.name}", archive)
     unpack(archive, folder)
     archive.unlink()
-    print(f"{folder} is ready; what it is and whose terms hold: {DATASETS[name]}")
+    preset = {"night2day": "day2night"}.get(name, name)
+    print(f"{folder} is ready; next: python train.py {preset}")
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def compare(folder: Path, kills: int, **fields) -> Counter:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--kills", type=int, default=25, help="how many (default: 25)")
     parser.add_argument("--epochs", type=int, default=60, help="of 6 steps each (default: 60)")
     parser.add_argument(
         "--base_channels", type=int, default=48, help="larger: checkpoints take longer to write"
@@ -124,7 +124,7 @@ def main() -> None:
     where = ", ".join(f"{count} {name}" for name, count in caught.items())
     print(f"{given.kills} kills survived ({where}) with checkpoints of {size / 1e6:.0f} MB")
     print("weights, optimisers, random numbers and log equal those of a run that was left alone")
-    print(f"{time.monotonic() - started:.0f} s")
+    print(f"it took {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

@@ -132,7 +132,8 @@ def test_the_last_good_checkpoint_is_used_and_it_is_said(finished, tmp_path, cap
     assert checkpoint["step"] == 12  # of 18
     said = capsys.readouterr().err
     if harm is not Path.unlink:
-        assert "latest.pt can't be read as a checkpoint" in said and "the one before" in said
+        assert "latest.pt can't be read as a checkpoint" in said
+        assert "previous.pt, step 12" in said
         with pytest.raises(UserError, match=r"latest\.pt can't be read as a checkpoint"):
             load_generator(run / "checkpoints" / "latest.pt")  # asked for by name
     weights = load_generator(run).state_dict()
@@ -338,7 +339,7 @@ def test_bad_files_can_be_skipped(pairs, tmp_path, capsys, cache_gb):
     config = config_for(data, run, epochs=1, bad_files="skip", cache_gb=cache_gb)
     assert train.train(config) == 0
     said = capsys.readouterr().out
-    assert "train: 3 files can't be used and are left out" in said
+    assert "train: 3 files can't be used" in said
     assert f"3 files were left out ({run / 'skipped.txt'}):" in said
     lines = (run / "skipped.txt").read_text().splitlines()
     assert [Path(line.split(".png")[0]).name for line in lines] == ["2", "4", "5"]
@@ -399,6 +400,18 @@ def test_the_check_names_every_problem_at_once(pairs, tmp_path):
     for line in ("train: 3 good, 3 bad", "val: 2 good, 1 bad", "test: 2 good, 1 bad"):
         assert line in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_the_check_names_all_where_none_is_good(tmp_path, capsys):
+    (tmp_path / "train").mkdir()
+    for number in range(3):
+        (tmp_path / "train" / f"{number}.png").write_bytes(b"no picture" if number else b"")
+    assert dataset.main(config_for(tmp_path, tmp_path)) == 2
+    said = capsys.readouterr().out
+    assert "train: 0 good, 3 bad" in said
+    for number in range(3):
+        kind = "no PNG, JPEG, WEBP, BMP, TIFF" if number else "empty"
+        assert f"{number}.png can't be read as a picture: it is {kind}" in said
 
 
 def test_the_check_of_two_folders_names_all_without_a_partner(tmp_path):
