@@ -315,7 +315,8 @@ def main(arguments) -> None:
         skipped = translate_files(generator, plan, arguments)
         goal = next(iter(plan.values())) if len(plan) == 1 else output
         print(f"translated {len(plan) - len(skipped)} into {goal}")
-        list_skipped(skipped, goal if goal.is_dir() else goal.parent)
+        if skipped:  # else nothing of this name is touched in a folder that may be anyone's
+            list_skipped(skipped, output)
         return
 
     output = Path(arguments.output) if arguments.output else folder / arguments.split

@@ -21,7 +21,7 @@ import soak
 import torch
 from conftest import REPOSITORY, TINY, arguments, equal, log_rows, run_script, same_training
 from PIL import Image
-from test_training import CrashError, config_for, crash_after, refusal
+from test_training import CrashError, RunsCode, config_for, crash_after, refusal
 
 import dataset
 import train
@@ -451,6 +451,16 @@ def test_translating_a_folder_skips_what_it_is_told_to(finished, tmp_path):
     assert "1 files were left out" in done.stdout and (tmp_path / "out" / "1.png").exists()
 
 
+def test_no_file_beside_the_results_is_lost(finished, tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "1.png")
+    (tmp_path / "skipped.txt").write_text("mine")
+    done = run_script(
+        "evaluate.py", finished, "--input", "1.png", "--output", "o.png", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "skipped.txt").read_text() == "mine"
+
+
 def test_results_within_the_folder_of_the_pictures_are_no_pictures_of_it(tmp_path):
     for name in ("A.png", "a.jpg", "out/x.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -504,11 +514,6 @@ def test_weights_that_are_not_finite_are_never_saved(pairs, tmp_path, capsys, mo
 
 
 # ---- Files from strangers ---------------------------------------------------------------------
-
-
-class RunsCode:
-    def __reduce__(self):
-        return (os.mkdir, ("harmed",))
 
 
 def test_code_in_a_checkpoint_is_never_run(finished, tmp_path, monkeypatch):
