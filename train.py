@@ -43,13 +43,11 @@ from discriminator import PatchDiscriminator
 from evaluate import translations
 from fast import GraphedStep, choose_precision, prepare
 from generator import UNetGenerator
+from log import LOSSES, Log, Meter, Watch
 from processes import Background, Processes, StopRequest, alone_in, device_of
 from scores import score
 from utils import (
-    LOSSES,
-    Log,
-    Meter,
-    Watch,
+    build_discriminator,
     build_generator,
     check_fits,
     checkpoint_files,
@@ -86,12 +84,7 @@ def build_model(config: Config, device: torch.device) -> Model:
     optimizer_g = build_adam(generator, config)
     if config.gan_weight == 0:
         return Model(generator, None, optimizer_g, None)
-    discriminator = PatchDiscriminator(
-        config.out_channels + (config.in_channels if config.conditional else 0),
-        config.discriminator_channels,
-        config.receptive_field,
-        config.norm,
-    ).to(device)
+    discriminator = build_discriminator(config).to(device)
     return Model(generator, discriminator, optimizer_g, build_adam(discriminator, config))
 
 

@@ -21,7 +21,7 @@ from test_dataset import BAD_DATA
 import train
 from config import Config, UserError, one_line_errors
 from train import build_model, learning_rate, train_step
-from utils import Log, load_checkpoint
+from utils import load_checkpoint
 
 
 def config_for(pairs: Path, output: Path, **fields) -> Config:
@@ -197,14 +197,14 @@ class CrashError(Exception):
 
 def crash_after(step: int, monkeypatch) -> None:
     """Lets the next run die as it logs the step."""
-    write = Log.write
+    write = train.Log.write
 
     def failing(self, at, **values):
         if at == step:
             raise CrashError
         write(self, at, **values)
 
-    monkeypatch.setattr(Log, "write", failing)
+    monkeypatch.setattr(train.Log, "write", failing)
 
 
 def test_a_finished_run_trains_on_as_if_it_had_never_ended(pairs, finished, tmp_path, capsys):
