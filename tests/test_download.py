@@ -1,17 +1,21 @@
 """The downloader, against a real server that breaks off, and archives that want to get out."""
 
 import io
+import math
 import random
+import sys
 import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import REPOSITORY, make_pairs, run_script
 
 from config import UserError
-from data.download import unpack
+from data import download
+from data.download import DATASETS, SOURCE, unpack
 
 
 class Server(BaseHTTPRequestHandler):
@@ -19,8 +23,12 @@ class Server(BaseHTTPRequestHandler):
 
     break_after = None
     ranges = True
+    if_range = True  # whether it minds it
+    versions = ()  # headers that tell one version of a file from another
     length = None
-    asked = ()
+    most = math.inf  # answers, before the server is overworked
+    asked = ()  # for which ranges
+    asked_if = ()  # and of which version
 
     def do_GET(self):
         path = self.folder / self.path.lstrip("/")
@@ -28,8 +36,13 @@ class Server(BaseHTTPRequestHandler):
             return self.send_error(404)
         data, start = path.read_bytes(), 0
         asked = self.headers.get("Range")
+        version = self.headers.get("If-Range")
         type(self).asked += (asked,)
-        if asked and self.ranges:
+        if len(self.asked) > self.most:
+            return self.send_error(503)
+        type(self).asked_if += (version,)
+        is_same = version is None or version in dict(self.versions).values()
+        if asked and self.ranges and (is_same or not self.if_range):
             start = int(asked.removeprefix("bytes=").rstrip("-"))
             if start >= len(data):
                 self.send_response(416)
@@ -38,6 +51,8 @@ class Server(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", self.length or str(len(data) - start))
         self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        for name, value in self.versions:
+            self.send_header(name, value)
         self.end_headers()
         end = len(data) if self.break_after is None else start + self.break_after
         self.wfile.write(data[start:end])
@@ -114,6 +129,90 @@ def test_a_part_that_is_all_of_it_or_more(serve, tmp_path, extra):
     done = fetch(tmp_path, serve())
     assert done.returncode == 0, done.stderr
     assert same_files(tmp_path / "data" / "facades", tmp_path / "made" / "facades")
+
+
+ETAG, DATE = ("ETag", '"1-2a"'), ("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
+
+
+@pytest.mark.parametrize(
+    ("versions", "sent"),
+    [
+        ([ETAG, DATE], ETAG[1]),
+        ([DATE], DATE[1]),
+        ([("ETag", 'W/"1"'), DATE], DATE[1]),  # a weak one is not for ranges
+        ([("ETag", 'W/"1"')], None),
+        ([], None),
+    ],
+)
+def test_the_rest_is_asked_for_of_the_same_version(serve, tmp_path, versions, sent):
+    done = fetch(tmp_path, serve(break_after=1000, versions=versions))
+    assert done.returncode == 0, done.stderr
+    assert set(serve.handler.asked_if[1:]) == {sent} and serve.handler.asked_if[0] is None
+    assert same_files(tmp_path / "data" / "facades", tmp_path / "made" / "facades")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["facades"]
+
+
+@pytest.mark.parametrize("if_range", [True, False])
+@pytest.mark.parametrize("kind", [0, 1])
+def test_an_archive_that_has_changed_is_begun_anew(serve, tmp_path, if_range, kind):
+    """Whether the server minds If-Range or not; `kind` says by what it tells versions apart."""
+    served = tmp_path / "served" / "facades.tar.gz"
+    now = served.read_bytes()
+    served.write_bytes(random.Random(0).randbytes(len(now)))
+    data = tmp_path / "data"
+    done = fetch(tmp_path, serve(break_after=700, most=1, versions=[(ETAG, DATE)[kind]]))
+    assert done.returncode == 2 and "answers 503" in done.stderr
+    assert (data / "facades.tar.gz.part").read_bytes() == served.read_bytes()[:700]
+    served.write_bytes(now)
+    other = (("ETag", '"3-4b"'), ("Last-Modified", "Tue, 02 Jan 2024 00:00:00 GMT"))[kind]
+    done = fetch(tmp_path, serve(if_range=if_range, versions=[other]))
+    assert done.returncode == 0, done.stderr
+    assert serve.handler.asked[0] == "bytes=700-"
+    assert serve.handler.asked_if[0] == (ETAG, DATE)[kind][1]
+    assert same_files(data / "facades", tmp_path / "made" / "facades")
+    assert [path.name for path in data.iterdir()] == ["facades"]
+
+
+def test_without_room_nothing_is_fetched_or_unpacked(serve, tmp_path, monkeypatch):
+    done = fetch(tmp_path, serve(length=str(10**18)))  # an exabyte
+    assert done.returncode == 2 and len(serve.handler.asked) == 1
+    line = done.stderr.splitlines()[-1]
+    assert "facades.tar.gz, to be fetched and unpacked, needs 2,000,000,000,000 MB in" in line
+    assert str(tmp_path / "data") in line and "MB are free" in line
+    assert not (tmp_path / "data" / "facades.tar.gz.part").stat().st_size
+
+    archive = tmp_path / "served" / "facades.tar.gz"
+    before = sorted(tmp_path.rglob("*"))
+    free = archive.stat().st_size  # but unpacked it is more
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(UserError, match=r"^unpacking .*facades.tar.gz needs 0 MB in .* 0 MB are"):
+        unpack(archive, archive.with_name("facades"))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_it_is_and_how_much_of_it_has_come_is_said(serve, tmp_path):
+    done = fetch(tmp_path, serve(most=0))
+    assert done.returncode == 2  # said before anything is fetched
+    for words in ("photo | labels", "terms", "cmp.felk.cvut.cz", "Isola et al.", "Tylecek, Sara"):
+        assert words in done.stdout
+    done = fetch(tmp_path, serve())
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "data/facades is ready, pictures: train 6, val 2, test 3" in lines
+    assert "the authors' release has train 400, val 100, test 106" in lines[-2]
+    assert lines[-1] == "next: python train.py facades"
+
+
+def test_the_right_number_of_pictures_needs_no_warning(serve, tmp_path, monkeypatch, capsys):
+    right = DATASETS["facades"]._replace(pictures={"train": 6, "val": 2, "test": 3})
+    monkeypatch.setitem(DATASETS, "facades", right)
+    output = tmp_path / "another disk"
+    words = ["facades", "--source", serve(), "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["download.py", *words])
+    download.main()
+    printed = capsys.readouterr().out
+    assert "train 6, val 2, test 3" in printed and "warning" not in printed
+    assert printed.endswith(f"next: python train.py facades --data_root '{output / 'facades'}'\n")
 
 
 def test_what_cannot_be_downloaded_is_said_in_one_line(serve, tmp_path):
@@ -199,7 +298,5 @@ def test_a_broken_archive_leaves_nothing(serve, tmp_path):
 
 
 def test_the_current_address_is_the_one_of_the_readme():
-    from data.download import DATASETS, SOURCE
-
     text = (REPOSITORY / "data" / "README.md").read_text()
     assert SOURCE in text and all(name in text for name in DATASETS)
