@@ -41,6 +41,8 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
 import contextlib
 import csv
 import json
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -62,6 +64,7 @@ from dataset import (
     read_image,
     read_pair,
 )
+from gallery import Gallery
 from scores import (
     PALETTES,
     Distances,
@@ -170,7 +173,8 @@ def evaluate_split(
     inception: str | None = None,
 ) -> dict:
     """Writes a split into `folder`: its pictures as the network saw, made and should have made them
-    in input/, output/ and target/, and grid.png, scores.csv and scores.json. Returns the last."""
+    in input/, output/ and target/, and grid.png, gallery.html, scores.csv and scores.json. Returns
+    the last."""
     config = generator.config
     # No jitter and no mirror, should it be the training split that is asked for.
     dataset = PairedDataset(replace(config, load_size=config.crop_size, mirror=False), split)
@@ -182,14 +186,18 @@ def evaluate_split(
         raise UserError(f"FID and KID compare sets of pictures; {split} has only one")
     distances = Distances(inception, next(generator.parameters()).device) if inception else None
 
+    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    gallery = Gallery(str(folder), command, config)
     rows, grid = {}, []
     results = translations(generator, dataset, seed, noise)
     results = tqdm(results, "translating", len(dataset), unit="image")
     for index, (name, x, output, y) in enumerate(results):
-        for kind, picture in {"input": x, "output": output, "target": y}.items():
-            save_image(to_image(picture), folder / kind / f"{name}.png")
+        pictures = [to_image(picture) for picture in (x, output, y)]
+        for kind, picture in zip(("input", "output", "target"), pictures, strict=True):
+            save_image(picture, folder / kind / f"{name}.png")
         true = true_classes(dataset, index, palette) if scores.palette or reader else None
         rows[name] = scores.add(output, y, true)
+        gallery.add(name, pictures, rows[name])
         if reader:
             reader.add(true, output, y)
         if distances:
@@ -207,11 +215,13 @@ def evaluate_split(
         writer.writerow(["name", *next(iter(rows.values()))])
         for name, values in rows.items():
             writer.writerow([name, *values.values()])
-    summary = {"split": dataset.split, "images": len(rows), "seed": seed, "dropout": noise}
+    means = {}
     for part in (scores, reader, distances):
-        summary |= part.summary() if part else {}
+        means |= part.summary() if part else {}
+    summary = {"split": dataset.split, "images": len(rows), "seed": seed, "dropout": noise, **means}
     with replacing(folder / "scores.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    gallery.write(folder / "gallery.html", means)
     list_skipped(dataset.skipped, folder)
     return summary
 
@@ -236,6 +246,7 @@ def report(summary: dict, data_root: str, folder: Path) -> None:
     for line, title in LINES.items():
         with contextlib.suppress(KeyError):  # not every task has every score
             print("  " + title + line.format(**summary))
+    print(f"  gallery   {folder / 'gallery.html'}  (to look at in a browser)")
     print(f"  pictures  {folder / 'output'}  (and input, target)")
     print(f"  grid      {folder / 'grid.png'}  (input | output | target)")
     print(f"  scores    {folder / 'scores.csv'}  (the means in scores.json)")

@@ -1,7 +1,24 @@
-"""What a run measures while it trains: its losses, their means, log.csv and TensorBoard events."""
+"""What a run measures while it trains, and the pictures drawn of it.
+
+python log.py runs/mine        draws them anew, also while it trains
+
+curves.png      losses and validation scores over the epochs
+progress.png    the first samples, a column for each of some epochs
+progress.gif    the same as a film of all of them
+"""
+
+from config import Parser, UserError, one_line_errors
+
+if __name__ == "__main__":  # before the slow imports, so that --help and mistakes answer at once
+    PARSER = Parser(__doc__)
+    PARSER.add_argument("run", metavar="RUN", help="a run folder")
+    with one_line_errors():
+        ARGUMENTS = PARSER.parse_args()
 
 import contextlib
 import csv
+import json
+import math
 import re
 import time
 from collections import deque
@@ -9,12 +26,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from config import UserError
 from processes import Processes
-from utils import flush_to_disk, replacing
+from utils import flush_to_disk, replacing, save_image
 
 # What train.train_step returns, by the names of the log and of the progress bar.
 LOSSES = {"loss_d": "D", "loss_g_gan": "G", "loss_g_l1": "L1"}
@@ -115,12 +131,15 @@ class Log:
         from torch.utils.tensorboard import SummaryWriter  # half a second of imports
 
         self.path = folder / "log.csv"
+        self.scores = {}  # of the last validation
         lines = [",".join(self.COLUMNS) + "\n"]
         if step >= 0 and self.path.exists():
             rows = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             # The last may have been cut off when the process was killed or the disk was full.
             whole = [row for row in rows if re.fullmatch(r"\d+,.*\n", row)]
             lines += [row for row in whole if int(row.partition(",")[0]) <= step]
+        for row in csv.DictReader(lines):
+            self.keep_scores({name: float(value) for name, value in row.items() if value})
         with replacing(self.path) as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")
         with self.naming_errors():
@@ -135,8 +154,13 @@ class Log:
             reason = error.strerror or error
             raise UserError(f"the log beside {self.path} can't be written: {reason}") from error
 
+    def keep_scores(self, row: dict[str, float]) -> None:
+        scores = {name: value for name, value in row.items() if name.startswith("val_")}
+        self.scores = scores or self.scores
+
     def write(self, step: int, **values: float) -> None:
         row = {"step": step, **{name: f"{value:.6g}" for name, value in values.items()}}
+        self.keep_scores(values)
         with self.naming_errors():
             with open(self.path, "a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self.COLUMNS, lineterminator="\n").writerow(row)
@@ -159,3 +183,176 @@ class Log:
     def close(self) -> None:
         with self.naming_errors():
             self.events.close()
+
+
+# ---- Pictures of a run ------------------------------------------------------------------------
+
+# The panels of curves.png, and what of the log is in each by what name.
+PANELS = {
+    "adversarial losses": {"loss_d": "discriminator", "loss_g_gan": "generator"},
+    "L1": {"loss_g_l1": "training", "val_l1": "validation"},
+    "PSNR in dB": {"val_psnr": "validation"},
+    "SSIM": {"val_ssim": "validation"},
+}
+
+STRIP_ROWS = 4
+STRIP_EPOCHS = 6
+FILM_FRAMES = 40
+FILM_SIDE = 160  # px, of each picture in the film
+
+
+def read_log(run: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Each measure of a run's log.csv as (epochs, values), as far as it was taken.
+
+    Raises UserError if there is no log.
+    """
+    path = Path(run) / "log.csv"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except OSError as error:
+        raise UserError(f"{run} has no log.csv; it has to be a run folder") from error
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()  # is just being written
+    points = {}
+    for row in csv.DictReader(lines):
+        for name, value in row.items():
+            if value and name not in ("step", "epoch"):
+                points.setdefault(name, []).append((float(row["epoch"]), float(value)))
+    return {name: tuple(np.array(values).T) for name, values in points.items()}
+
+
+def loss_of_guessing(run: str | Path) -> float | None:
+    """The discriminator's loss, were it to say 1/2 to everything; None if config.json is lost."""
+    try:
+        config = json.loads((Path(run) / "config.json").read_text())
+        return {"cross_entropy": math.log(2), "least_squares": 0.25}.get(config["gan_loss"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def draw_curves(run: str | Path) -> Path | None:
+    """Draws curves.png into a run folder: losses and validation scores over the epochs.
+
+    A loss is drawn as it is logged, faint, and as its running mean. Returns the picture's path;
+    None, and draws nothing, where nothing was logged. Raises UserError if there is no log.
+    """
+    from matplotlib.figure import Figure  # a second of imports; and no pyplot: it wants a display
+
+    measures = read_log(run)
+    guess = loss_of_guessing(run)
+    panels = {title: curves for title, curves in PANELS.items() if curves.keys() & measures.keys()}
+    if not panels:
+        return None
+    figure = Figure(figsize=(10, 3.2 * math.ceil(len(panels) / 2)), layout="constrained")
+    figure.suptitle(str(run))
+    for number, (title, curves) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(math.ceil(len(panels) / 2), 2, number)
+        for colour, (name, label) in zip(("tab:blue", "tab:orange"), curves.items(), strict=False):
+            if name not in measures:
+                continue
+            epochs, values = measures[name]
+            style = {"color": colour, "label": label, "marker": "." if len(values) < 30 else ""}
+            if name.startswith("loss_") and len(values) >= 30:
+                axes.plot(epochs, values, color=colour, alpha=0.25, linewidth=0.7)
+                window = max(5, len(values) // 30)
+                mean = np.convolve(values, np.ones(window) / window, mode="valid")
+                epochs, values = epochs[window - 1 :], mean
+            axes.plot(epochs, values, **style)
+        if "loss_d" in curves and guess:
+            axes.axhline(guess, color="grey", linestyle=":", label=f"D that guesses: {guess:.2f}")
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    path = Path(run) / "curves.png"
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
+    return path
+
+
+def sample_grids(run: str | Path) -> dict[int, list[list[Image.Image]]]:
+    """The sample grids of a run by epoch, cut into rows of input, output and target."""
+    grids = {}
+    for path in sorted((Path(run) / "samples").glob("epoch_*.png")):
+        with Image.open(path) as picture:
+            picture = picture.convert("RGB")
+        # As utils.sample_grid lays them out: 4 px around each square picture, three in a row.
+        pitch = (picture.width - 4) // 3
+        corners = [
+            [(4 + column * pitch, 4 + row * pitch) for column in range(3)]
+            for row in range((picture.height - 4) // pitch)
+        ]
+        grids[int(path.stem.removeprefix("epoch_"))] = [
+            [picture.crop((x, y, x + pitch - 4, y + pitch - 4)) for x, y in row] for row in corners
+        ]
+    return grids
+
+
+def titled_grid(titles: list[str], rows: list[list[Image.Image]]) -> Image.Image:
+    """Pictures of one size in rows, with a title above each column."""
+    width, height = (side + 4 for side in rows[0][0].size)
+    top = 24
+    grid = Image.new("RGB", (len(titles) * width + 4, top + len(rows) * height), "white")
+    write = ImageDraw.Draw(grid)
+    font = ImageFont.load_default(size=14)
+    for column, title in enumerate(titles):
+        place = (4 + column * width + (width - 4) / 2, top / 2)
+        write.text(place, title, fill="black", font=font, anchor="mm")
+        for row, pictures in enumerate(rows):
+            grid.paste(pictures[column], (4 + column * width, top + row * height))
+    return grid
+
+
+def evenly(items: list, count: int) -> list:
+    """At most `count` of them, spread evenly, the first and the last among them."""
+    if len(items) <= count:
+        return items
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+
+
+def draw_progress(run: str | Path) -> Path | None:
+    """Draws how the samples came about, progress.png and progress.gif, into a run folder.
+
+    Returns the path of the first; None, and draws nothing, where there are no samples.
+    """
+    grids = sample_grids(run)
+    if not grids:
+        return None
+    rows = min(STRIP_ROWS, *map(len, grids.values()))
+    last = grids[max(grids)]
+    epochs = evenly(sorted(grids), STRIP_EPOCHS)
+    strip = titled_grid(
+        ["input", *(f"epoch {epoch}" for epoch in epochs), "target"],
+        [
+            [last[row][0], *(grids[epoch][row][1] for epoch in epochs), last[row][2]]
+            for row in range(rows)
+        ],
+    )
+    path = Path(run) / "progress.png"
+    save_image(strip, path)
+
+    frames = []
+    for epoch in evenly(sorted(grids), FILM_FRAMES):
+        small = [
+            [picture.resize((FILM_SIDE, FILM_SIDE)) for picture in pictures]
+            for pictures in grids[epoch][:rows]
+        ]
+        frames.append(titled_grid(["input", f"epoch {epoch}", "target"], small))
+    with replacing(path.with_suffix(".gif")) as temporary:
+        frames[0].save(
+            temporary,
+            format="GIF",
+            save_all=True,
+            append_images=frames[1:],
+            duration=[400] * (len(frames) - 1) + [2500],  # ms
+            loop=0,
+        )
+    return path
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        drawn = [draw(ARGUMENTS.run) for draw in (draw_curves, draw_progress)]
+        if not any(drawn):
+            raise UserError(f"{ARGUMENTS.run} has logged nothing yet")
+        for picture in filter(None, drawn):
+            print(picture)

@@ -43,7 +43,7 @@ from discriminator import PatchDiscriminator
 from evaluate import translations
 from fast import GraphedStep, choose_precision, prepare
 from generator import UNetGenerator
-from log import LOSSES, Log, Meter, Watch
+from log import LOSSES, Log, Meter, Watch, draw_curves, draw_progress
 from processes import Background, Processes, StopRequest, alone_in, device_of
 from scores import score
 from utils import (
@@ -183,7 +183,8 @@ def learning_rate(config: Config, epoch: int) -> float:
 def validate(
     generator: UNetGenerator, dataset: PairedDataset, folder: Path, epoch: int, log: Log, step: int
 ):
-    """Mean scores over the validation pairs, and a grid of the first of them as a picture.
+    """Mean scores over the validation pairs, by their names in the log, and a grid of the first of
+    them as a picture. Prints them with the change since the last validation.
 
     Draws noise of its own, so it leaves no trace in the training.
     """
@@ -195,16 +196,18 @@ def validate(
         scores.append(score(output[None], y[None]))
         if len(grid) < dataset.config.sample_images:
             grid.append((x, output, y))
-    means = {name: statistics.fmean(row[name] for row in scores) for name in scores[0]}
+    means = {f"val_{name}": statistics.fmean(row[name] for row in scores) for name in scores[0]}
     path = folder / "samples" / f"epoch_{epoch:04d}.png"
     picture = sample_grid(grid)
     save_image(picture, path)
     log.picture("samples", picture, step)
-    tqdm.write(
-        f"epoch {epoch:4d}  step {step:7d}  val L1 {means['l1']:.4f}  PSNR {means['psnr']:.2f}  "
-        f"SSIM {means['ssim']:.4f}  {path}"
-    )
-    return {f"val_{name}": value for name, value in means.items()}
+    words = []
+    for name, title, digits in (("l1", "L1", 4), ("psnr", "PSNR", 2), ("ssim", "SSIM", 4)):
+        value, before = means[f"val_{name}"], log.scores.get(f"val_{name}")
+        change = f" ({value - before:+.{digits}f})" if before is not None else ""
+        words.append(f"{title} {value:.{digits}f}{change}")
+    tqdm.write(f"epoch {epoch:4d}  step {step:7d}  val {'  '.join(words)}  {path}")
+    return means
 
 
 def save_config(config: Config) -> None:
@@ -440,12 +443,15 @@ def train_on(
             due = step_of_epoch == 0 and epoch % config.save_epochs == 0
             if due or overdue or last or stopping:
                 save(latest, step)
+                if processes.first and (last or stopping or overdue):
+                    draw_curves(folder)
                 saved_at = time.monotonic()
                 meter.restart_clock()
             if stopping:
                 break
     if processes.first:
         log.close()
+        draw_progress(folder)
         list_skipped(list(dict.fromkeys(data.skipped + validation.skipped)), folder)
 
     quoted = shlex.quote(str(folder))
@@ -456,8 +462,9 @@ def train_on(
     print(f"trained to the end of epoch {config.epochs}")
     newest = folder / "samples" / f"epoch_{epoch:04d}.png"
     print(f"  samples     {newest}  (input | output | target)")
+    print(f"  progress    {folder / 'progress.gif'}  (and .png: the samples over the epochs)")
     print(f"  checkpoint  {latest}")
-    print(f"  log         {folder / 'log.csv'}   (curves: tensorboard --logdir {quoted})")
+    print(f"  curves      {folder / 'curves.png'}  (or tensorboard --logdir {quoted})")
     print(f"next: python evaluate.py {quoted}")
     return 0
 
