@@ -130,10 +130,14 @@ def combine(
             raise UserError(f"{out} is within {folder}; OUT has to be a folder elsewhere")
     if a.resolve() == b.resolve():
         raise UserError(f"A and B are the same folder, {a}")
+    if out.exists() or out.is_symlink():
+        raise UserError(f"{out} exists already; remove it, or name another OUT")
     unfinished = out.with_name(out.name + ".unfinished")
-    for folder in (out, unfinished):
-        if folder.exists() or folder.is_symlink():
-            raise UserError(f"{folder} exists already; remove it, or name another OUT")
+    if unfinished.exists() or unfinished.is_symlink():
+        raise UserError(
+            f"{unfinished} exists already, of an attempt that was killed; remove it, or name "
+            "another OUT"
+        )
 
     in_splits = any((root / split).is_dir() for root in (a, b) for split in SPLITS)
     for name, share in (("val", val), ("test", test)):

@@ -1,11 +1,15 @@
 """Two folders of pictures become side-by-side pairs that train, exactly and whole or not at all."""
 
 import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, arguments, run_script
+from conftest import REPOSITORY, TINY, arguments, run_script
 from PIL import Image
 
 from config import Config, UserError
@@ -132,6 +136,7 @@ def test_what_cannot_be_combined_is_said_in_one_line(tmp_path):
         ((a, b, a / "out"), {}, f"{a / 'out'} is within {a}"),
         ((a, b, b / "deep" / "er"), {}, f"is within {b}"),
         ((a, b, empty), {}, f"{empty} exists already"),
+        ((a, b, Path(".")), {}, ". exists already"),
         ((a, split[0], out), {}, f"is in none of {a}'s folders train, val, test"),
         (split, {"val": 0.2}, "--val is for folders without splits"),
         ((a, b, out), {"val": 1.5}, "--val is 1.5; it has to be from 0 to below 1"),
@@ -188,7 +193,7 @@ def test_what_is_there_is_never_overwritten_or_removed(tmp_path):
     a, b, out = make_folders(tmp_path, range(3))
     unfinished = tmp_path / "out.unfinished"
     kept = picture(unfinished / "mine.png")
-    with pytest.raises(UserError, match=r"out\.unfinished exists already; remove it"):
+    with pytest.raises(UserError, match=r"out\.unfinished exists already, of .* killed; remove it"):
         combine(a, b, out)
     assert kept.exists() and not out.exists()
     with pytest.raises(UserError, match="is within"):
@@ -198,3 +203,16 @@ def test_what_is_there_is_never_overwritten_or_removed(tmp_path):
     combine(a, b, out)
     with pytest.raises(UserError, match="exists already"):
         combine(a, b, out)
+
+
+def test_ctrl_c_leaves_nothing(tmp_path):
+    a, b, out = make_folders(tmp_path, range(400))
+    words = [sys.executable, str(REPOSITORY / "data" / "combine.py"), str(a), str(b), str(out)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    until = time.monotonic() + 100
+    while not (tmp_path / "out.unfinished").exists() and time.monotonic() < until:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 130 and errors.endswith("interrupted\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "photos"]
