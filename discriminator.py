@@ -74,6 +74,20 @@ class PatchDiscriminator(nn.Module):
         """Logits of D(x, y), or of D(y) for the unconditional GAN of Section 4.2."""
         return self.layers(torch.cat(images, dim=1))
 
+    def patch(self, row: int, column: int) -> tuple[int, int, int, int]:
+        """The pixels that one output value sees: left, top, right, bottom, as Pillow crops.
+
+        At the edges of the picture it reaches beyond, into the padding.
+        """
+        first, side, stride = 0, 1, 1  # of the patch of the first value, layer by layer
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                first -= layer.padding[0] * stride
+                side += (layer.kernel_size[0] - 1) * stride
+                stride *= layer.stride[0]
+        left, top = first + column * stride, first + row * stride
+        return left, top, left + side, top + side
+
 
 # As in generator.py, repeated so that each network's file can be read and used alone.
 NORMS = {

@@ -256,7 +256,7 @@ def draw_curves(run: str | Path) -> Path | None:
                 axes.plot(epochs, values, color=colour, alpha=0.25, linewidth=0.7)
                 window = max(5, len(values) // 30)
                 mean = np.convolve(values, np.ones(window) / window, mode="valid")
-                epochs, values = epochs[window - 1 :], mean
+                epochs, values = epochs[window // 2 :][: len(mean)], mean
             axes.plot(epochs, values, **style)
         if "loss_d" in curves and guess:
             axes.axhline(guess, color="grey", linestyle=":", label=f"D that guesses: {guess:.2f}")

@@ -155,9 +155,11 @@ def test_receptive_field_by_gradient(receptive_field):
     pair = torch.randn(1, 2, 640, 640, dtype=torch.double, requires_grad=True)
     logits = network(pair)
     middle = logits.shape[-1] // 2
-    logits[0, 0, middle, middle].backward()
+    logits[0, 0, middle, middle - 1].backward()
     seen = pair.grad[0].abs().sum(0) > 0
     assert seen.any(0).sum() == seen.any(1).sum() == receptive_field
+    left, top, right, bottom = network.patch(middle, middle - 1)
+    assert seen[top:bottom, left:right].all() and seen.sum() == receptive_field**2
 
 
 def test_unconditional_discriminator_sees_y_alone():
