@@ -5,6 +5,7 @@
     python evaluate.py runs/facades --input photo.jpg --output out.png
     python evaluate.py runs/facades --input folder --output out_folder
     python evaluate.py runs/facades --scorer runs/labels      how well its photos can be read
+    python evaluate.py hf://owner/name --input photo.jpg      a shared generator; see export.py
 
 The run's checkpoint says everything about its network and its data; nothing has to be repeated.
 """
@@ -13,10 +14,12 @@ from config import Parser, UserError, one_line_errors
 
 if __name__ == "__main__":  # before the slow imports, so that --help and mistakes answer at once
     parser = Parser(__doc__)
-    parser.add_argument("run", metavar="RUN", help="a run folder, or a checkpoint file")
+    parser.add_argument("run", metavar="RUN", help="a run folder, a checkpoint, or hf://owner/name")
     parser.add_argument("--split", default="test", help="train, val or test (default: test)")
     parser.add_argument("--input", metavar="PATH", help="a picture, or a folder of them, instead")
-    parser.add_argument("--output", metavar="PATH", help="where the results go (default: the run)")
+    parser.add_argument(
+        "--output", metavar="PATH", help="where the results go (default: the run; if shared, here)"
+    )
     parser.add_argument("--mask", metavar="PATH", help="inpainting: white where --input is filled")
     parser.add_argument("--draw", action="store_true", help="edges: --input is a photo to be drawn")
     parser.add_argument(
@@ -77,6 +80,7 @@ from scores import (
 from tasks import draw
 from utils import (
     generate,
+    is_shared,
     load_generator,
     replacing,
     run_folder,
@@ -317,7 +321,7 @@ def main(arguments) -> None:
             generator.config = replace(generator.config, **{name: getattr(arguments, name)})
     if arguments.draw and generator.config.task != "edges":
         raise UserError(f"--draw is for edges; the task of this run is {generator.config.task}")
-    folder = run_folder(arguments.run)
+    folder = Path() if is_shared(arguments.run) else run_folder(arguments.run)
 
     if arguments.input is not None:
         output = Path(arguments.output) if arguments.output else folder / "translated"
