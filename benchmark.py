@@ -47,9 +47,9 @@ from config import Config
 from data.make_demo import DEMO_ROOT, make_demo
 from dataset import PairedDataset, TrainingOrder, load_batches, usable_cores
 from fast import choose_precision, keep_heap, prepare
+from files import replacing
 from processes import choose_device
 from train import build_model, step_of, train_step
-from utils import replacing
 
 # ---- The variants -----------------------------------------------------------------------------
 

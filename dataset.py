@@ -48,8 +48,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from config import Config, UserError
+from files import replacing
 from tasks import task_of
-from utils import normalise_mode, replacing, to_tensor
+from utils import normalise_mode, to_tensor
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 

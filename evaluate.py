@@ -67,6 +67,7 @@ from dataset import (
     read_image,
     read_pair,
 )
+from files import replacing
 from gallery import Gallery
 from scores import (
     PALETTES,
@@ -77,12 +78,11 @@ from scores import (
     confusion,
     read_classes,
 )
+from sharing import is_shared
 from tasks import draw
 from utils import (
     generate,
-    is_shared,
     load_generator,
-    replacing,
     run_folder,
     sample_grid,
     save_image,

@@ -32,17 +32,10 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from files import replacing
 from generator import UNetGenerator
-from utils import (
-    SHARED_FILES,
-    WEIGHTS,
-    export_generator,
-    is_shared,
-    load_generator,
-    replacing,
-    run_folder,
-    without_places,
-)
+from sharing import CARD, SHARED_FILES, WEIGHTS, is_shared, without_places
+from utils import export_generator, load_generator, run_folder
 
 # What `utils.translate` does around the network, and who uses the ONNX file has to.
 AROUND = {
@@ -192,9 +185,12 @@ def main(arguments) -> None:
 
     folder = (Path() if is_shared(run) else run_folder(run)) / "export"
     folder = Path(arguments.output) if arguments.output else folder
+    card = (folder / CARD).exists()
     export_generator(run, folder, arguments.half)
     size = (folder / WEIGHTS).stat().st_size / 1e6
     print(f"wrote {folder}: {', '.join(SHARED_FILES)}, {size:.1f} MB")
+    if card:
+        print(f"{folder / CARD} was there already and stays; remove it before for a new one")
     print(f"next: python evaluate.py {folder} --input x.jpg --output y.png")
     print(f"to share: hf upload owner/name {folder}   (then it is hf://owner/name)")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from config import Config
-from utils import replacing
+from files import replacing
 
 TEMPLATE = Path(__file__).with_name("gallery.html")
 THUMBNAIL = 160  # px, the longer side

@@ -29,8 +29,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from files import flush_to_disk, replacing
 from processes import Processes
-from utils import flush_to_disk, replacing, save_image
+from utils import save_image
 
 # What train.train_step returns, by the names of the log and of the progress bar.
 LOSSES = {"loss_d": "D", "loss_g_gan": "G", "loss_g_l1": "L1"}

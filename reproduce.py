@@ -33,9 +33,10 @@ from data.make_demo import DEMO_ROOT, make_demo
 from dataset import PairedDataset
 from evaluate import LabelReader, evaluate_split
 from fast import choose_precision
+from files import replacing
 from processes import alone_in, choose_device
 from scores import PALETTES
-from utils import checkpoint_files, load_checkpoint, load_generator, replacing, save_image
+from utils import checkpoint_files, load_checkpoint, load_generator, save_image
 
 GRID_ROWS = 4  # test pictures in the grid
 

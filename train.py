@@ -42,6 +42,7 @@ from dataset import PairedDataset, TrainingOrder, list_skipped, load_batches
 from discriminator import PatchDiscriminator
 from evaluate import translations
 from fast import GraphedStep, choose_precision, prepare
+from files import check_fits, replacing, tensors_of
 from generator import UNetGenerator
 from log import LOSSES, Log, Meter, Watch, draw_curves, draw_progress
 from processes import Background, Processes, StopRequest, alone_in, device_of
@@ -49,18 +50,15 @@ from scores import score
 from utils import (
     build_discriminator,
     build_generator,
-    check_fits,
     checkpoint_files,
     load_checkpoint,
     on_cpu,
-    replacing,
     rng_state,
     run_folder,
     sample_grid,
     save_checkpoint,
     save_image,
     set_rng_state,
-    tensors_of,
 )
 
 

@@ -11,18 +11,14 @@ A checkpoint describes itself, so nothing else is needed to use it.
 
 import contextlib
 import dataclasses
-import json
 import os
-import pickletools
 import platform
 import re
 import sys
-import zipfile
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
@@ -30,22 +26,28 @@ from torchvision.utils import make_grid
 
 from config import Config, UserError, config_from_dict
 from discriminator import PatchDiscriminator
+from files import (
+    check_fits,
+    damage,
+    flush_to_disk,
+    replacing,
+    strange_parts,
+    tensors_of,
+)
 from generator import EncoderDecoderGenerator, UNetGenerator
 from processes import choose_device
+from sharing import (
+    WEIGHTS,
+    hub_folder,
+    is_on_hub,
+    is_shared,
+    last_scores,
+    read_shared,
+    write_shared,
+)
 from tasks import eight_bits, task_of
 
 CHECKPOINT_FORMAT = 1
-SHARED_FORMAT = 1  # of the folder of export_generator
-WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "config.json", "README.md"  # the Hub's names
-SHARED_FILES = (WEIGHTS, DESCRIPTION, CARD)
-
-# All that the tensors, dicts and numbers of a checkpoint are made by when it is read.
-STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte")
-CHECKPOINT_PARTS = {
-    "collections OrderedDict",
-    "torch._utils _rebuild_tensor_v2",
-    *(f"torch {kind}Storage" for kind in STORAGES),
-}
 
 
 # ---- Pictures and tensors ---------------------------------------------------------------------
@@ -242,6 +244,16 @@ def load_generator(path: str | Path, device: str = "cpu") -> UNetGenerator:
     return with_weights(build_generator, checkpoint, name, path).to(choose_device(device))
 
 
+def export_generator(run: str | Path, folder: str | Path, half: bool = False) -> None:
+    """Writes a run's generator in the format of the Hugging Face Hub, for `load_generator`.
+
+    `run` is whatever `load_generator` takes. The folder gets model.safetensors (with `half` in
+    float16, half as large), config.json and README.md, the model card. An earlier export there is
+    replaced, but for its card. Raises UserError, also where the folder holds anything else.
+    """
+    write_shared(load_generator(run), Path(folder), half, last_scores(Path(run)))
+
+
 def load_discriminator(path: str | Path, device: str = "cpu") -> PatchDiscriminator:
     """The trained discriminator of a run folder or a checkpoint file, to look at what it sees.
 
@@ -274,37 +286,6 @@ def with_weights(build, checkpoint: dict, name: str, path: str | Path) -> nn.Mod
 # ---- Checkpoints ------------------------------------------------------------------------------
 
 
-def flush_to_disk(file) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def replacing(path: str | Path):
-    """A temporary name to write to; it becomes `path` once all of it is on the disk.
-
-    Until then `path` is as it was, whatever happens. Raises UserError where it can't be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb+") as file:
-            flush_to_disk(file)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        # torch.save tells of a full disk by an error of its own.
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError):
-            raise
-        reason = cause.strerror or cause
-        raise UserError(f"{path} can't be written: {reason}; what was there is kept") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
 def save_checkpoint(path: Path, config: Config, **state) -> None:
     """Writes a checkpoint whole or not at all, and looks whether it can be read back.
 
@@ -332,22 +313,6 @@ def save_checkpoint(path: Path, config: Config, **state) -> None:
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
-
-
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint as a file, None if nothing is.
-
-    Compares all of it with the checksums that torch.save puts into it and torch.load passes over.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            # Never so by torch.save: a small file could grow without limit.
-            if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
-                return "it is compressed"
-            broken = archive.testzip()
-    except Exception as error:  # zipfile raises nearly anything on a damaged file
-        return str(error) or type(error).__name__
-    return f"its part {broken!r} does not match its checksum" if broken else None
 
 
 def on_cpu(state):
@@ -446,252 +411,3 @@ def read_checkpoint(path: Path) -> dict:
                 for key, value in checkpoint[name].items()
             }
     return checkpoint
-
-
-def strange_parts(path: Path) -> list[str]:
-    """The names in a checkpoint file that are not needed to make its contents. torch.load with
-    `weights_only` runs no code, but makes some objects of any size of a few bytes."""
-    found = set()
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if name.endswith("data.pkl"):
-                for operation, argument, _ in pickletools.genops(archive.read(name)):
-                    if operation.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
-                        found.add(argument or operation.name)
-    return sorted(found - CHECKPOINT_PARTS)
-
-
-def tensors_of(state):
-    """All tensors in nested containers, each of which is looked at once, whatever refers to it."""
-    seen, waiting = set(), [state]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
-            seen.add(id(value))
-            waiting += value.values() if isinstance(value, dict) else value
-
-
-def check_fits(found, expected, name: str) -> None:
-    """Raises UserError unless `found`, called `name`, is of the same make as `expected`: the same
-    keys, shapes and types all through. `expected` needs no values and can be on the device meta."""
-    if isinstance(expected, dict) and isinstance(found, dict):
-        for key in expected.keys() - found.keys():
-            raise UserError(f"{name} lacks {key!r}")
-        for key in found.keys() - expected.keys():
-            raise UserError(f"{name} has {key!r}, which is not expected")
-        for key, value in expected.items():
-            check_fits(found[key], value, f"{name} {key}")
-    elif make_of(found) != make_of(expected):
-        raise UserError(f"{name} is {make_of(found)}, not {make_of(expected)}")
-
-
-def make_of(value) -> str:
-    """Such as `64x3x4x4 float32`, or the name of a type."""
-    if isinstance(value, Tensor):
-        shape = "x".join(map(str, value.shape)) or "scalar"
-        return f"{shape} {str(value.dtype).removeprefix('torch.')}"
-    return type(value).__name__
-
-
-# ---- Sharing ----------------------------------------------------------------------------------
-
-
-def export_generator(run: str | Path, folder: str | Path, half: bool = False) -> None:
-    """Writes a run's generator in the format of the Hugging Face Hub, for `load_generator`.
-
-    `run` is whatever `load_generator` takes. The folder gets model.safetensors (with `half` in
-    float16, half as large), config.json and README.md, the model card. An earlier export there is
-    replaced, its card too. Raises UserError, also where the folder holds anything else.
-    """
-    folder = Path(folder)
-    found = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-    found = {name for name in found if not name.startswith(".")}  # such as .git of a clone
-    if WEIGHTS in found:
-        read_description(folder)  # raises on a model that is not ours
-        found -= set(SHARED_FILES)
-    if found:
-        raise UserError(f"{folder} holds other files ({min(found)}); choose an empty or new folder")
-
-    generator = load_generator(run)
-    config = without_places(generator.config)
-    weights = generator.state_dict()
-    if half:
-        weights = {name: value.half() for name, value in weights.items()}
-        if not all(value.isfinite().all() for value in weights.values()):
-            raise UserError(f"{run} has weights that half precision can't hold; leave it out")
-    description = {"format": SHARED_FORMAT, "config": dataclasses.asdict(config)}
-    contents = (
-        safetensors.torch.save(weights, metadata={"format": "pt"}),
-        (json.dumps(description, indent=2) + "\n").encode(),
-        model_card(config, weights, last_scores(Path(run))).encode(),
-    )
-    # All are written before the first gets its name; the weights, without which it is no export,
-    # get theirs last.
-    with contextlib.ExitStack() as stack:
-        for name, content in zip(SHARED_FILES, contents, strict=True):
-            stack.enter_context(replacing(folder / name)).write_bytes(content)
-
-
-def without_places(config: Config) -> Config:
-    """The configuration, of absolute paths only the last name: the rest is nobody's business."""
-    paths = {name: PurePath(getattr(config, name)) for name in ("data_root", "output", "mask")}
-    names = {name: path.name or "." for name, path in paths.items() if path.is_absolute()}
-    return dataclasses.replace(config, **names)
-
-
-def last_scores(run: Path) -> dict:
-    """The scores of a run folder's test split, none where it has been trained on since."""
-    file, checkpoint = run / "test" / "scores.json", run / "checkpoints" / "latest.pt"
-    if not (file.is_file() and checkpoint.is_file()):
-        return {}
-    return read_json(file) if file.stat().st_mtime >= checkpoint.stat().st_mtime else {}
-
-
-# What the generator of each task does, as its model card says it.
-PURPOSES = {
-    "pairs": "translates pictures {} into pictures {} of its training pairs",
-    "colorization": "gives grey pictures their colours",
-    "inpainting": "fills holes in pictures",
-    "super_resolution": "enlarges pictures {factor} times",
-    "edges": "makes photos of drawings, black lines on white",
-    "style": "makes paintings, in ink and wash, of photos",
-}
-
-
-def model_card(config: Config, weights: dict[str, Tensor], scores: dict) -> str:
-    """README.md of an exported generator: what it is, how it is used and how it was trained."""
-    halves = ["A (the left half)", "B (the right half)"]
-    if config.direction == "BtoA":
-        halves.reverse()
-    purpose = PURPOSES[config.task].format(*halves, factor=config.factor)
-    values = list(weights.values())
-    count, precision = sum(value.numel() for value in values), make_of(values[0]).split()[-1]
-    mask = ', mask=Image.open("hole.png")' if config.task == "inpainting" else ""
-    plain, fields = dataclasses.asdict(Config(device=config.device)), dataclasses.asdict(config)
-    changed = [name for name in fields if fields[name] != plain[name] and name != "output"]
-    training = "\n".join(f"- `{name}`: `{json.dumps(fields[name])}`" for name in changed)
-    results = [f"- {name}: {value:.4g}" for name, value in scores.items() if type(value) is float]
-    if results:
-        means = f"Means of {scores.get('images')} {scores.get('split')} pictures:"
-        results = ["", "## Scores", "", means, "", *results, ""]
-    measured = "\n".join(results)
-    return f"""---
-library_name: pytorch
-pipeline_tag: image-to-image
-tags:
-- pix2pix
-- image-to-image
-- conditional-gan
----
-
-# Pix2Pix generator: {config.task}
-
-It {purpose}: the generator G(x, z) of
-*Image-to-Image Translation with Conditional Adversarial Networks* (Isola et al., CVPR 2017),
-trained with a reproduction in PyTorch.
-
-- task `{config.task}`, direction `{config.direction}`
-- channels: {config.in_channels} in, {config.out_channels} out
-- trained on crops of {config.crop_size}x{config.crop_size} px; translates pictures of any size
-- {count:,} weights in {precision}
-
-## Use
-
-In the folder of that code:
-
-```python
-from PIL import Image
-from utils import load_generator, translate
-generator = load_generator("FOLDER")  # the folder of this file, or "hf://owner/name"
-translate(generator, Image.open("x.png"){mask}).save("y.png")
-```
-
-or `python evaluate.py FOLDER --input x.png --output y.png`. The noise z is dropout and stays on, as
-in the paper; `noise=False` or `--no_dropout` turns it off.
-
-## Training
-
-What differs from the defaults of the code's `config.py`; config.json has every field:
-
-{training or "- nothing"}
-{measured}
-## Terms
-
-The terms of the data that it was trained on hold for it too.
-"""
-
-
-def is_on_hub(path: str | Path) -> bool:
-    return str(path).startswith("hf://")
-
-
-def is_shared(path: str | Path) -> bool:
-    """Whether it names a generator of `export_generator`, in a folder or on the Hub, and no run."""
-    return is_on_hub(path) or (Path(path) / WEIGHTS).is_file()
-
-
-def hub_folder(name: str) -> Path:
-    """The folder into which huggingface_hub has put what "hf://owner/name[@revision]" holds."""
-    found = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@(.+))?", name)
-    if not found:
-        raise UserError(f"{name} has to be like hf://owner/name or hf://owner/name@revision")
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError as error:
-        raise UserError(f"{name} needs a package: pip install huggingface_hub") from error
-    try:
-        files = [
-            hf_hub_download(found[1], file, revision=found[2]) for file in (WEIGHTS, DESCRIPTION)
-        ]
-    except Exception as error:  # nearly anything: no network, no such name, no access, a full disk
-        reason = " ".join(re.sub(r"\(Request ID: .*?\)", "", str(error)).split())
-        raise UserError(f"{name} can't be fetched from the Hugging Face Hub: {reason}") from error
-    folders = {Path(file).parent for file in files}
-    if len(folders) > 1:
-        raise UserError(f"{name} was changed while it was being fetched; try again")
-    return folders.pop()
-
-
-def read_json(file: Path) -> dict:
-    """A JSON file that holds an object. Raises UserError."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{file} can't be read as JSON: {reason}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{file} holds no JSON object")
-    return values
-
-
-def read_description(folder: Path) -> dict:
-    """config.json of an exported generator. Raises UserError."""
-    file = folder / DESCRIPTION
-    description = read_json(file)
-    version = description.get("format")
-    if type(version) is int and version > SHARED_FORMAT:
-        raise UserError(
-            f"{file} has format {version}, this version reads up to {SHARED_FORMAT}; update the "
-            "code"
-        )
-    if version != SHARED_FORMAT or not isinstance(description.get("config"), dict):
-        raise UserError(f"{file} describes no generator that was exported by this project")
-    return description
-
-
-def read_shared(folder: Path) -> dict:
-    """What `export_generator` wrote, as a checkpoint of nothing else. Raises UserError."""
-    description = read_description(folder)
-    file = folder / WEIGHTS
-    try:
-        weights = safetensors.torch.load(file.read_bytes())
-    except Exception as error:  # has errors of its own, and torch's on types that it doesn't know
-        reason = str(error) or type(error).__name__
-        raise UserError(f"{file} can't be read as safetensors: {reason}") from error
-    weights = {
-        name: value.float() if value.dtype == torch.float16 else value
-        for name, value in weights.items()
-    }
-    return {"config": description["config"], "generator": weights}

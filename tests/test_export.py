@@ -22,11 +22,8 @@ import train
 from config import Config, UserError
 from dataset import read_image
 from export import export_onnx
+from sharing import CARD, DESCRIPTION, SHARED_FILES, WEIGHTS
 from utils import (
-    CARD,
-    DESCRIPTION,
-    SHARED_FILES,
-    WEIGHTS,
     build_generator,
     eight_bits,
     export_generator,
@@ -137,8 +134,8 @@ def test_the_card_and_the_configuration_describe_the_model(run, tmp_path, shared
     assert "Means of 3 test pictures" in card and "- l1: 0.1235" in card and "seed:" not in card
     os.utime(tmp_path / "run" / "checkpoints" / "latest.pt")
     os.utime(tmp_path / "run" / "test" / "scores.json", (0, 0))
-    export_generator(tmp_path / "run", tmp_path / "scored")  # it has been trained on since
-    assert "Scores" not in (tmp_path / "scored" / "README.md").read_text()
+    export_generator(tmp_path / "run", tmp_path / "since")  # it has been trained on since
+    assert "Scores" not in (tmp_path / "since" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -161,7 +158,7 @@ def test_every_task_and_network_is_shared_whole(tmp_path, photos, fields):
 
 
 def test_nothing_but_an_earlier_export_is_replaced(run, tmp_path):
-    for name in ("notes.txt", "README.md"):
+    for name in ("notes.txt", "train.py"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text("mine")
         with pytest.raises(UserError, match=rf"holds other files \({name}\)"):
@@ -185,6 +182,9 @@ def test_nothing_but_an_earlier_export_is_replaced(run, tmp_path):
     (tmp_path / "new" / ".gitattributes").write_text("")  # a clone of the Hub's
     export_generator(run, tmp_path / "new")
     assert (tmp_path / "new" / "config.json").exists()
+    (tmp_path / "new" / "README.md").write_text("written by hand")
+    export_generator(run, tmp_path / "new")
+    assert (tmp_path / "new" / "README.md").read_text() == "written by hand"
     weights = safetensors.torch.load_file(tmp_path / "new" / "model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float32}
 
@@ -196,7 +196,7 @@ def test_weights_beyond_half_precision_are_refused(tmp_path):
     weights = checkpoint["generator"]
     config = Config(**checkpoint["config"])
     save_checkpoint(run / "checkpoints" / "latest.pt", config, generator=weights, step=0)
-    with pytest.raises(UserError, match="half precision can't hold"):
+    with pytest.raises(UserError, match="too large for half precision"):
         export_generator(run, tmp_path / "shared", half=True)
     assert not (tmp_path / "shared").exists()
 

@@ -28,15 +28,14 @@ import train
 from config import Config, UserError
 from dataset import PairedDataset, TrainingOrder, read_image
 from evaluate import plan_outputs
+from files import damage, replacing
 from processes import alone_in
 from utils import (
     CHECKPOINT_FORMAT,
     DamagedError,
     build_generator,
-    damage,
     load_checkpoint,
     load_generator,
-    replacing,
     save_checkpoint,
     translate,
 )
