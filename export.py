@@ -190,7 +190,7 @@ def main(arguments) -> None:
     size = (folder / WEIGHTS).stat().st_size / 1e6
     print(f"wrote {folder}: {', '.join(SHARED_FILES)}, {size:.1f} MB")
     if card:
-        print(f"{folder / CARD} was there already and stays; remove it before for a new one")
+        print(f"{folder / CARD} was there already and stays; remove it first for a new one")
     print(f"next: python evaluate.py {folder} --input x.jpg --output y.png")
     print(f"to share: hf upload owner/name {folder}   (then it is hf://owner/name)")
 
