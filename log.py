@@ -192,8 +192,8 @@ class Log:
 PANELS = {
     "adversarial losses": {"loss_d": "discriminator", "loss_g_gan": "generator"},
     "L1": {"loss_g_l1": "training", "val_l1": "validation"},
-    "PSNR in dB": {"val_psnr": "validation"},
-    "SSIM": {"val_ssim": "validation"},
+    "PSNR of the validation in dB": {"val_psnr": "validation"},
+    "SSIM of the validation": {"val_ssim": "validation"},
 }
 
 STRIP_ROWS = 4
@@ -244,10 +244,12 @@ def draw_curves(run: str | Path) -> Path | None:
     panels = {title: curves for title, curves in PANELS.items() if curves.keys() & measures.keys()}
     if not panels:
         return None
-    figure = Figure(figsize=(10, 3.2 * math.ceil(len(panels) / 2)), layout="constrained")
-    figure.suptitle(str(run))
+    rows = math.ceil(len(panels) / 2)
+    height = 3.2 * rows  # inches, as the margins
+    figure = Figure(figsize=(10, height))
+    figure.suptitle(str(run), y=1 - 0.2 / height)
     for number, (title, curves) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(math.ceil(len(panels) / 2), 2, number)
+        axes = figure.add_subplot(rows, 2, number)
         for colour, (name, label) in zip(("tab:blue", "tab:orange"), curves.items(), strict=False):
             if name not in measures:
                 continue
@@ -263,7 +265,11 @@ def draw_curves(run: str | Path) -> Path | None:
             axes.axhline(guess, color="grey", linestyle=":", label=f"D that guesses: {guess:.2f}")
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
-        axes.legend()
+        if len(curves) > 1:
+            axes.margins(y=0.22)  # above the curves there is room for their names
+            axes.legend(loc="upper right", ncols=3, fontsize="small")
+    # Not by one of the layouts that find the margins: these take longer than the drawing.
+    figure.subplots_adjust(0.06, 0.5 / height, 0.985, 1 - 0.7 / height, hspace=0.45, wspace=0.14)
     path = Path(run) / "curves.png"
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
@@ -338,6 +344,9 @@ def draw_progress(run: str | Path) -> Path | None:
             for pictures in grids[epoch][:rows]
         ]
         frames.append(titled_grid(["input", f"epoch {epoch}", "target"], small))
+    # Colours of the last for all, which is faster, and what does not change takes no room.
+    last_frame = frames[-1].quantize(256)
+    frames = [frame.quantize(palette=last_frame, dither=Image.Dither.NONE) for frame in frames]
     with replacing(path.with_suffix(".gif")) as temporary:
         frames[0].save(
             temporary,

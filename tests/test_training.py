@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY, TINY, arguments, equal, log_rows, run_script, same_training
@@ -124,6 +125,8 @@ def test_a_run_leaves_all_that_was_promised(finished):
     assert len(events.Scalars("loss/d")) == 18
     assert [event.step for event in events.Scalars("val/psnr")] == [0, 12, 18]
     assert len(events.Images("samples")) == 3
+    assert {event.value for event in events.Scalars("learning_rate")} == {np.float32(2e-4)}
+    assert all(event.value > 0 for event in events.Scalars("images_per_second"))
     checkpoints = sorted(path.name for path in (finished / "checkpoints").iterdir())
     assert checkpoints == ["latest.pt", "previous.pt"]
 
