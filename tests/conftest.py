@@ -1,9 +1,13 @@
 """Tiny configurations, tiny pairs, the scripts as processes, and whether two runs are equal."""
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+# More threads are no faster with networks as tiny, and two processes' threads wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

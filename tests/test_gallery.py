@@ -161,7 +161,8 @@ def test_the_slider_uncovers_the_output_and_the_difference_is_one(folder, opened
     page.locator("#gain").fill("1")
     seen = pixels(page, "main .stack")
     expected = abs(whole["output"] - whole["target"])
-    assert abs(seen[left] - expected[left]).mean() < 2 < expected[left].mean()
+    # Enlarged first and then subtracted, which is not quite the other way round.
+    assert abs(seen[left] - expected[left]).mean() < 0.1 * expected[left].mean()
     page.locator("#gain").fill("4")
     assert pixels(page, "main .stack").mean() > 1.5 * seen.mean()
 
