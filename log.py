@@ -1,10 +1,11 @@
 """What a run measures while it trains, and the pictures drawn of it.
 
-python log.py runs/mine        draws them anew, also while it trains
+    python log.py runs/mine        draws them anew, also while it trains
 
-curves.png      losses and validation scores over the epochs
-progress.png    the first samples, a column for each of some epochs
-progress.gif    the same as a film of all of them
+    curves.png                     losses and validation scores over the epochs
+    progress.png, progress.gif     the first samples over the epochs, as a strip and as a film
+
+By itself train.py draws them in the end, and the curves every 10 minutes.
 """
 
 from config import Parser, UserError, one_line_errors
@@ -20,6 +21,7 @@ import csv
 import json
 import math
 import re
+import sys
 import time
 from collections import deque
 from pathlib import Path
@@ -139,8 +141,8 @@ class Log:
             # The last may have been cut off when the process was killed or the disk was full.
             whole = [row for row in rows if re.fullmatch(r"\d+,.*\n", row)]
             lines += [row for row in whole if int(row.partition(",")[0]) <= step]
-        for row in csv.DictReader(lines):
-            self.keep_scores({name: float(value) for name, value in row.items() if value})
+        for row in numbers_of(lines):
+            self.keep_scores(row)
         with replacing(self.path) as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")
         with self.naming_errors():
@@ -209,17 +211,23 @@ def read_log(run: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """
     path = Path(run) / "log.csv"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     except OSError as error:
         raise UserError(f"{run} has no log.csv; it has to be a run folder") from error
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()  # is just being written
     points = {}
-    for row in csv.DictReader(lines):
-        for name, value in row.items():
-            if value and name not in ("step", "epoch"):
-                points.setdefault(name, []).append((float(row["epoch"]), float(value)))
-    return {name: tuple(np.array(values).T) for name, values in points.items()}
+    for row in numbers_of(lines):
+        epoch = row.pop("epoch", None)
+        for name in row.keys() - {"step"}:
+            points.setdefault(name, []).append((epoch, row[name]))
+    return {name: tuple(np.array(values, float).T) for name, values in points.items()}
+
+
+def numbers_of(lines: list[str]):
+    """The rows of a log.csv, without what is garbled or just being written."""
+    whole = [line.replace("\0", "") for line in lines if line.endswith("\n")]
+    for row in csv.DictReader(whole):
+        with contextlib.suppress(TypeError, ValueError):
+            yield {name: float(value) for name, value in row.items() if value}
 
 
 def loss_of_guessing(run: str | Path) -> float | None:
@@ -276,22 +284,27 @@ def draw_curves(run: str | Path) -> Path | None:
     return path
 
 
-def sample_grids(run: str | Path) -> dict[int, list[list[Image.Image]]]:
-    """The sample grids of a run by epoch, cut into rows of input, output and target."""
-    grids = {}
-    for path in sorted((Path(run) / "samples").glob("epoch_*.png")):
+def sample_grids(run: str | Path) -> dict[int, Path]:
+    """The sample grids of a run by epoch, in order."""
+    files = (Path(run) / "samples").glob("epoch_*.png")
+    found = {re.fullmatch(r"epoch_(\d+)", file.stem): file for file in files}
+    return dict(sorted((int(match[1]), file) for match, file in found.items() if match))
+
+
+def sample_rows(path: Path) -> list[list[Image.Image]]:
+    """The first rows of a sample grid: input, output and target each. None, and it is said, of a
+    file that can't be read."""
+    try:
         with Image.open(path) as picture:
             picture = picture.convert("RGB")
-        # As utils.sample_grid lays them out: 4 px around each square picture, three in a row.
-        pitch = (picture.width - 4) // 3
-        corners = [
-            [(4 + column * pitch, 4 + row * pitch) for column in range(3)]
-            for row in range((picture.height - 4) // pitch)
-        ]
-        grids[int(path.stem.removeprefix("epoch_"))] = [
-            [picture.crop((x, y, x + pitch - 4, y + pitch - 4)) for x, y in row] for row in corners
-        ]
-    return grids
+    except Exception as error:  # Pillow's readers raise nearly anything on a damaged file
+        print(f"{path} can't be read as a picture and is left out: {error}", file=sys.stderr)
+        return []
+    # As utils.sample_grid lays them out: 4 px around each square picture, three in a row.
+    pitch = max(5, (picture.width - 4) // 3)
+    count = min(STRIP_ROWS, (picture.height - 4) // pitch)
+    corners = [[(4 + x * pitch, 4 + y * pitch) for x in range(3)] for y in range(count)]
+    return [[picture.crop((x, y, x + pitch - 4, y + pitch - 4)) for x, y in row] for row in corners]
 
 
 def titled_grid(titles: list[str], rows: list[list[Image.Image]]) -> Image.Image:
@@ -322,27 +335,27 @@ def draw_progress(run: str | Path) -> Path | None:
     Returns the path of the first; None, and draws nothing, where there are no samples.
     """
     grids = sample_grids(run)
-    if not grids:
+    columns = {epoch: sample_rows(grids[epoch]) for epoch in evenly(list(grids), STRIP_EPOCHS)}
+    columns = {epoch: column for epoch, column in columns.items() if column}
+    if not columns:
         return None
-    rows = min(STRIP_ROWS, *map(len, grids.values()))
-    last = grids[max(grids)]
-    epochs = evenly(sorted(grids), STRIP_EPOCHS)
-    strip = titled_grid(
-        ["input", *(f"epoch {epoch}" for epoch in epochs), "target"],
-        [
-            [last[row][0], *(grids[epoch][row][1] for epoch in epochs), last[row][2]]
-            for row in range(rows)
-        ],
-    )
+    last = columns[max(columns)]
+    rows = [
+        [last[row][0], *(column[row][1] for column in columns.values()), last[row][2]]
+        for row in range(min(map(len, columns.values())))
+    ]
     path = Path(run) / "progress.png"
-    save_image(strip, path)
+    titles = [f"epoch {epoch}" for epoch in columns]
+    save_image(titled_grid(["input", *titles, "target"], rows), path)
 
     frames = []
-    for epoch in evenly(sorted(grids), FILM_FRAMES):
+    for epoch in evenly(list(grids), FILM_FRAMES):
         small = [
             [picture.resize((FILM_SIDE, FILM_SIDE)) for picture in pictures]
-            for pictures in grids[epoch][:rows]
+            for pictures in sample_rows(grids[epoch])[: len(rows)]
         ]
+        if len(small) < len(rows):
+            continue
         frames.append(titled_grid(["input", f"epoch {epoch}", "target"], small))
     # Colours of the last for all, which is faster, and what does not change takes no room.
     last_frame = frames[-1].quantize(256)

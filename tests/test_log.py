@@ -1,6 +1,7 @@
 """What a run shows of itself: lines in the terminal, curves, and its samples over the epochs."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from conftest import TINY, arguments, log_rows, run_script
 from PIL import Image
 
 from config import UserError
-from log import draw_curves, draw_progress, evenly, read_log, sample_grids
+from log import draw_curves, draw_progress, evenly, read_log, sample_grids, sample_rows
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,7 @@ def test_the_curves_are_those_of_the_log(trained):
         assert picture.width == 1000 and len(picture.convert("RGB").getcolors(2**24)) > 50
         before = picture.convert("RGB").tobytes()
     with open(folder / "log.csv", "a") as file:
+        file.write("99,16,1,garbled\n99,16,0.9\0,?\n,,,,,,,,,,,,\n")
         file.write("99,16.5,0.9,1")  # is just being written
     draw_curves(folder)
     with Image.open(folder / "curves.png") as picture:
@@ -70,7 +72,7 @@ def test_the_curves_are_those_of_the_log(trained):
 
 def test_the_strip_shows_the_samples_of_each_epoch(trained):
     folder, _ = trained
-    grids = sample_grids(folder)
+    grids = {epoch: sample_rows(path) for epoch, path in sample_grids(folder).items()}
     assert list(grids) == [0, 1, 2, 3, 4] and all(len(rows) == 2 for rows in grids.values())
     with Image.open(folder / "progress.png") as strip:
         assert strip.width == 7 * 36 + 4  # input, five epochs and target
@@ -118,3 +120,17 @@ def test_it_can_be_drawn_at_any_time_and_says_what_is_missing(trained, tmp_path)
     assert result.returncode == 2 and "has logged nothing yet" in result.stderr
     with pytest.raises(UserError):
         read_log(tmp_path / "nowhere")
+
+
+def test_damaged_files_of_a_run_are_left_out(trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained[0], run)
+    (run / "samples" / "epoch_0002.png").write_bytes(b"no picture")
+    (run / "samples" / "epoch_best.png").write_bytes(b"of somebody")
+    with open(run / "log.csv", "a") as file:
+        file.write("20,garbled\n21,4,\0?\n")
+    result = run_script("train.py", "--resume", run, "--epochs", 5, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "epoch_0002.png can't be read as a picture and is left out" in result.stderr
+    with Image.open(run / "progress.gif") as film, Image.open(run / "progress.png") as strip:
+        assert film.n_frames == 5 and strip.width == 7 * 36 + 4
