@@ -138,7 +138,8 @@ def find_pairs(
             break
     else:
         raise UserError(
-            f"{base} has no folder {split!r}; put the pictures into {base / split} (data/README.md)"
+            f"{base} has no folder {split!r}; put the pictures into {base / split}, or pair two "
+            "folders by data/combine.py (data/README.md)"
         )
     if name != split:
         print(f"{base} has no {split!r} pictures; using {name!r} for it")

@@ -53,6 +53,7 @@ from pathlib import Path
 
 import numpy as np
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -266,6 +267,8 @@ def plan_outputs(source: Path, output: Path, others: Sequence[Path] = ()) -> dic
     if source.is_dir():
         if output.resolve() == source.resolve():
             raise UserError(f"--output is the folder of the pictures, {source}: it would overwrite")
+        if output.is_file():
+            raise UserError(f"--output {output} is a file; for a folder of pictures it is a folder")
         files = sorted(filter(is_image, source.rglob("*")), key=natural_order)
         files = [file for file in files if output.resolve() not in file.resolve().parents]
         if not files:
@@ -292,13 +295,32 @@ def plan_outputs(source: Path, output: Path, others: Sequence[Path] = ()) -> dic
     return plan
 
 
+def hint(image: Image.Image, config: Config) -> str | None:
+    """What may be wrong with a picture that was given to be translated, at its own size."""
+    width, height = image.size
+    if config.task not in ("pairs", "style", "edges"):  # the others see to it
+        return None
+    if config.task == "pairs" and width == 2 * height:
+        return "is twice as wide as high; of a side-by-side pair, give the input alone"
+    if not config.crop_size / 2 <= (width * height) ** 0.5 <= config.crop_size * 2:
+        return (
+            f"is {width}x{height}, but training saw whole pictures at {config.load_size} px; what "
+            "is in it should be about as large as there, so try it resized"
+        )
+    return None
+
+
 def translate_files(generator, plan: dict[Path, Path], arguments) -> list[str]:
     """Translates each file of a plan. Returns what is wrong with those that were left out."""
     mask = read_image(Path(arguments.mask)) if arguments.mask else None
-    skipped = []
+    skipped, advised = [], False
     for file, result in tqdm(plan.items(), "translating", unit="image"):
         try:
             image = read_image(file)
+            advice = hint(image, generator.config)
+            if advice and not advised:
+                tqdm.write(f"{file} {advice}", file=sys.stderr)
+                advised = True  # once is enough
             if arguments.draw:
                 image = to_image(draw(to_tensor(np.asarray(image))))
             noise = not arguments.no_dropout

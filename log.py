@@ -252,6 +252,7 @@ def draw_curves(run: str | Path) -> Path | None:
     panels = {title: curves for title, curves in PANELS.items() if curves.keys() & measures.keys()}
     if not panels:
         return None
+    end = max(epochs[-1] for epochs, _ in measures.values())
     rows = math.ceil(len(panels) / 2)
     height = 3.2 * rows  # inches, as the margins
     figure = Figure(figsize=(10, height))
@@ -271,7 +272,7 @@ def draw_curves(run: str | Path) -> Path | None:
             axes.plot(epochs, values, **style)
         if "loss_d" in curves and guess:
             axes.axhline(guess, color="grey", linestyle=":", label=f"D that guesses: {guess:.2f}")
-        axes.set(title=title, xlabel="epoch")
+        axes.set(title=title, xlabel="epoch", xlim=(-0.02 * (end or 1), 1.02 * (end or 1)))
         axes.grid(alpha=0.3)
         if len(curves) > 1:
             axes.margins(y=0.22)  # above the curves there is room for their names

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import re
+import sys
 from pathlib import Path, PurePath
 
 import safetensors.torch
@@ -160,8 +161,11 @@ def hub_folder(name: str) -> Path:
         raise UserError(f"{name} has to be like hf://owner/name or hf://owner/name@revision")
     try:
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.utils import logging
     except ImportError as error:
         raise UserError(f"{name} needs a package: pip install huggingface_hub") from error
+    logging.set_verbosity_error()  # a line for each of its attempts to reach the network
+    print(f"fetching {name}", file=sys.stderr)
     try:
         files = [
             hf_hub_download(found[1], file, revision=found[2]) for file in (WEIGHTS, DESCRIPTION)

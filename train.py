@@ -316,6 +316,10 @@ def train_on(
         save_config(config)
     data = PairedDataset(config, "train")
     validation = PairedDataset(config, "val") if processes.first else None
+    if processes.first:
+        given, made = ("A", "B") if config.direction == "AtoB" else ("B", "A")
+        direction = f"; {given} is given, {made} is to be made" if config.task == "pairs" else ""
+        print(f"{len(data)} to train on, {len(validation)} to validate with{direction}")
     start = checkpoint["step"] if checkpoint else 0
     if processes.largest(start, -start) != [start, -start]:
         raise UserError(f"the processes found different checkpoints in {folder}; start them again")

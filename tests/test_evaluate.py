@@ -253,3 +253,30 @@ def test_moved_data(run, pairs, tmp_path):
     result = run_script("evaluate.py", run, *words, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert len(list((tmp_path / "results" / "output").iterdir())) == 2
+
+
+def test_pictures_unlike_those_of_training_are_remarked_upon_once(run, tmp_path):
+    sizes = {"like": (40, 50), "pair": (96, 48), "photo": (300, 200), "big": (90, 80)}
+    for name, size in sizes.items():
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            picture(size).save(tmp_path / name / f"{number}.png")
+    remarks = {
+        "like": None,
+        "pair": "0.png is twice as wide as high",
+        "photo": "0.png is 300x200, but training saw whole pictures at 36 px",
+        "big": "0.png is 90x80, but",
+    }
+    for name, remark in remarks.items():
+        result = run_script("evaluate.py", run, "--input", tmp_path / name, cwd=tmp_path)
+        assert result.returncode == 0 and "translated 2 into" in result.stdout
+        lines = [line for line in result.stderr.splitlines() if ".png is " in line]
+        assert len(lines) == (remark is not None) and (remark or "") in "".join(lines)
+
+
+def test_a_folder_is_not_translated_into_a_file(tmp_path):
+    (tmp_path / "folder").mkdir()
+    picture().save(tmp_path / "folder" / "1.png")
+    (tmp_path / "y.png").write_text("mine")
+    with pytest.raises(UserError, match=r"--output .*y\.png is a file"):
+        plan_outputs(tmp_path / "folder", tmp_path / "y.png")

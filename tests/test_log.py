@@ -50,6 +50,7 @@ def test_the_terminal_says_how_the_scores_have_changed_and_where_the_samples_are
             assert [float(n) for n in numbers[1::2]] == pytest.approx(changes, abs=6e-3)
     for name in ("curves.png", "progress.gif"):
         assert f"{folder / name}" in output
+    assert "6 to train on, 2 to validate with; B is given, A is to be made" in output
 
 
 def test_the_curves_are_those_of_the_log(trained):

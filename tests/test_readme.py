@@ -65,7 +65,7 @@ def commands(page: str) -> list[str]:
     text = text.replace("\\\n", " ")
     program = r"(?:python|torchrun|pip|pytest|tensorboard)\b"
     lines = re.findall(rf"^{program} .*$|^pytest$|`{program}(?: [^`\n]*)?`", text, re.MULTILINE)
-    lines = [re.split(r" {3,}(?! *--)", line.strip("`"))[0] for line in lines]
+    lines = [line.strip("`").partition(" #")[0] for line in lines]
     return [re.sub(" +", " ", line).strip() for line in lines]
 
 
