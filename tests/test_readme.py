@@ -20,7 +20,7 @@ from PIL import Image
 
 # What takes a network, long, or forever, and where it is run instead.
 ELSEWHERE = {
-    r"pip install -r requirements(-dev)?\.txt": (".ci/run", "pip install"),
+    r"pip install .*": (".ci/run", "pip install"),
     r"pytest\b.*": (".ci/run", "pytest"),
     r"tensorboard --logdir \S+": ("tests/test_training.py", "EventAccumulator"),
     r"python data/download\.py facades": ("tests/test_download.py", '"data/download.py"'),
