@@ -293,8 +293,8 @@ def sample_grids(run: str | Path) -> dict[int, Path]:
 
 
 def sample_rows(path: Path) -> list[list[Image.Image]]:
-    """The first rows of a sample grid: input, output and target each. None, and it is said, of a
-    file that can't be read."""
+    """The first rows of a sample grid: input, output and target each. A file that can't be
+    read has none, which is said."""
     try:
         with Image.open(path) as picture:
             picture = picture.convert("RGB")

@@ -33,8 +33,11 @@ def write_shared(generator: nn.Module, folder: Path, half: bool, scores: dict) -
     if WEIGHTS in found:
         read_description(folder)  # raises on a model that is not ours
         found -= {WEIGHTS, DESCRIPTION}
-    if found - {CARD}:
-        raise UserError(f"{folder} holds other files ({min(found)}); choose an empty or new folder")
+    others = found - {CARD}
+    if others:
+        raise UserError(
+            f"{folder} holds other files ({min(others)}); choose an empty or new folder"
+        )
 
     config = without_places(generator.config)
     weights = generator.state_dict()

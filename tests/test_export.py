@@ -161,9 +161,10 @@ def test_nothing_but_an_earlier_export_is_replaced(run, tmp_path):
     for name in ("notes.txt", "train.py"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text("mine")
+        (tmp_path / name / "README.md").write_text("also mine")  # which alone would be no obstacle
         with pytest.raises(UserError, match=rf"holds other files \({name}\)"):
             export_generator(run, tmp_path / name)
-        assert [file.name for file in (tmp_path / name).iterdir()] == [name]
+        assert {file.name for file in (tmp_path / name).iterdir()} == {name, "README.md"}
         assert (tmp_path / name / name).read_text() == "mine"
     foreign = tmp_path / "foreign"  # someone else's model
     foreign.mkdir()
