@@ -31,7 +31,6 @@ import contextlib
 import importlib.util
 import json
 import multiprocessing
-import platform
 import statistics
 import sys
 import time
@@ -45,10 +44,10 @@ from tqdm import tqdm
 
 from config import Config
 from data.make_demo import DEMO_ROOT, make_demo
-from dataset import PairedDataset, TrainingOrder, load_batches, usable_cores
+from dataset import PairedDataset, TrainingOrder, load_batches
 from fast import choose_precision, keep_heap, prepare
 from files import replacing
-from processes import choose_device
+from processes import choose_device, origin, usable_cores
 from train import build_model, step_of, train_step
 
 # ---- The variants -----------------------------------------------------------------------------
@@ -198,20 +197,6 @@ def copy_rate(device: torch.device) -> float:
     return 2 * a.nbytes / best_seconds(lambda: b.copy_(a), device)
 
 
-def machine(device: torch.device) -> str:
-    names = [platform.processor() or platform.machine()]
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [
-            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        names = [line.split(":", 1)[1].strip() for line in models[:1]] or names
-    text = f"{usable_cores()} cores of {names[0]}, {torch.get_num_threads()} threads"
-    if device.type == "cuda":
-        text += f"; {torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
-    return f"{text}; Python {platform.python_version()}, torch {torch.__version__}"
-
-
 # ---- Loading ----------------------------------------------------------------------------------
 
 
@@ -239,11 +224,35 @@ def loading_rates(config: Config) -> dict[str, float]:
 
 # ---- The tables -------------------------------------------------------------------------------
 
-COLUMNS = ("batch", "variant", "ms/step", "images/s", "TFLOP/s", "of floor", "peak GB", "speed")
+COLUMNS = {
+    "batch": "{}",
+    "variant": "{}",
+    "ms/step": "{:.1f}",
+    "images/s": "{:.1f}",
+    "TFLOP/s": "{:.2f}",
+    "of floor": "{:.0%}",
+    "peak GB": "{:.2f}",
+    "speed": "{:.2f}x",
+}
 
 
 def show(values) -> None:
-    print("| " + " | ".join(map(str, values)) + " |", flush=True)
+    print(line(values), flush=True)
+
+
+def line(values) -> str:
+    return "| " + " | ".join(map(str, values)) + " |"
+
+
+def cells(row: dict) -> list[str]:
+    """A row of the table of the steps, as it is printed."""
+    return ["" if row[name] is None else form.format(row[name]) for name, form in COLUMNS.items()]
+
+
+def markdown(figures: dict) -> str:
+    """The table of the steps of what --output wrote."""
+    rows = [list(COLUMNS), ["---"] * len(COLUMNS), *map(cells, figures["steps"])]
+    return "\n".join(map(line, rows))
 
 
 def step_table(configs: list[Config], device: torch.device, turns: int, port: str | None) -> list:
@@ -292,11 +301,7 @@ def step_table(configs: list[Config], device: torch.device, turns: int, port: st
                 textbook and textbook[0] / seconds,
             )
             rows.append(dict(zip(COLUMNS, values, strict=True)))
-            forms = ("{}", "{}", "{:.1f}", "{:.1f}", "{:.2f}", "{:.0%}", "{:.2f}", "{:.2f}x")
-            show(
-                "" if value is None else form.format(value)
-                for form, value in zip(forms, values, strict=True)
-            )
+            show(cells(rows[-1]))
     return rows
 
 
@@ -332,13 +337,14 @@ def main(arguments) -> None:
     if arguments.port and config.crop_size not in (128, 256):
         raise UserError(f"--crop_size is {config.crop_size}; the port has networks for 128 and 256")
 
-    print(machine(device))
+    made = origin(device)
+    print(f"{made['machine']}; {made['versions']}")
     if Path(config.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
         make_demo(DEMO_ROOT)
     loading = loading_table(config)  # first, so that bad data cost no minutes
     steps = step_table(configs, device, arguments.turns, arguments.port)
     if arguments.output:
-        figures = {"machine": machine(device), "steps": steps, "loading": loading}
+        figures = {**made, "crop_size": config.crop_size, "steps": steps, "loading": loading}
         with replacing(arguments.output) as temporary:
             temporary.write_text(json.dumps(figures, indent=2) + "\n")
 

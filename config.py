@@ -51,7 +51,8 @@ class Config:
     generator: str = "unet"  # unet, or encoder_decoder: the same without skips (Section 4.3)
     base_channels: int = 32  # filters of the generator's first layer (paper: 64)
     depth: int = 7  # halvings down to the bottleneck: 7 for 128, 8 for 256 (paper), 10 for 1024
-    dropout: float = 0.5  # noise z: share dropped after the decoder's first 3 layers (paper: 0.5)
+    dropout: float = 0.5  # noise z: share dropped after some of the decoder's layers (paper: 0.5)
+    dropout_layers: str = "paper"  # which: paper, the first 3; port, as in the PyTorch port
     norm: str = "batch"  # batch (paper) or instance; the same thing at batch_size 1
     upsampling: str = "transposed"  # the decoder's convolutions: transposed (paper), or resize
     discriminator_channels: int = 32  # filters of the discriminator's first layer (paper: 64)
@@ -141,6 +142,8 @@ class Config:
         self.check("save_minutes", self.save_minutes > 0, "has to be more than 0")
         self.check("num_workers", -1 <= self.num_workers <= 1024, "has to be from -1 to 1024")
         self.check("depth", 2 <= self.depth <= 12, "has to be from 2 to 12")
+        some = self.dropout_layers == "paper" or self.depth >= 6
+        self.check("dropout_layers", some, "has a layer from a depth of 6 on")
 
         multiple = 2**self.depth
         near = max(1, round(self.crop_size / multiple)) * multiple
@@ -189,6 +192,7 @@ CHOICES = {
     "part": ("whole", "A", "B"),
     "bad_files": ("stop", "skip"),
     "generator": ("unet", "encoder_decoder"),
+    "dropout_layers": ("paper", "port"),
     "norm": ("batch", "instance"),
     "upsampling": ("transposed", "resize"),
     "gan_loss": ("cross_entropy", "least_squares"),

@@ -49,6 +49,7 @@ from tqdm import tqdm
 
 from config import Config, UserError
 from files import replacing
+from processes import usable_cores
 from tasks import task_of
 from utils import normalise_mode, to_tensor
 
@@ -498,11 +499,6 @@ def exit_at_parents_sigterm() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
-
-
-def usable_cores() -> int:
-    """Those of this process; a scheduler may have given it fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def load_batches(dataset: PairedDataset, order: TrainingOrder | None = None) -> DataLoader:

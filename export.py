@@ -117,7 +117,7 @@ class Graph:
         skips.pop()
         for i, layer in enumerate(generator.decoder):
             x = self.layer(x, layer)
-            if noise and i < 3:
+            if noise and i in generator.dropped:
                 x = self.dropout(x, generator.dropout)
             skip = skips.pop()
             if generator.joins_skips:

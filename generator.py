@@ -27,13 +27,15 @@ class UNetGenerator(nn.Module):
         base_channels: filters of the first layer; they double up to 8 times as many. Paper: 64.
         depth: number of halvings. The bottleneck of a 2**depth picture is one pixel: 8 for 256 px,
             7 for 128 px, 10 for 1024 px.
-        dropout: share of values dropped after the first three decoder layers. It is the noise z.
+        dropout: share of values dropped after some decoder layers. It is the noise z.
         norm: "batch", or "instance" for statistics of each picture alone at every batch size.
         upsampling: how the decoder doubles: "transposed" convolutions, or "resize", an enlargement
             before a plain one, which leaves no checkerboard (Odena et al., Distill 2016).
+        dropout_layers: after which: "paper", the decoder's first three (2, 4 and 8 px), or "port",
+            as the PyTorch port, the widest but the first (at depth 8: 4, 8 and 16 px).
 
     Shapes: (B, in_channels, H, W) -> (B, out_channels, H, W), H and W multiples of 2**depth, both
-    in [-1, 1]. Raises ValueError on other sizes, and on a depth under 2.
+    in [-1, 1]. Raises ValueError on other sizes, and on a depth under 2, for "port" 6.
     """
 
     joins_skips = True
@@ -47,6 +49,7 @@ class UNetGenerator(nn.Module):
         dropout: float = 0.5,
         norm: str = "batch",
         upsampling: str = "transposed",
+        dropout_layers: str = "paper",
     ):
         super().__init__()
         if depth < 2:
@@ -55,6 +58,11 @@ class UNetGenerator(nn.Module):
         self.out_channels = out_channels
         self.depth = depth
         self.dropout = dropout
+        self.dropped = {"paper": range(3), "port": range(1, depth - 4)}[dropout_layers]
+        if not self.dropped:
+            raise ValueError(
+                f"depth is {depth}; the port's dropout_layers take a depth of 6 or more"
+            )
 
         widths = [base_channels * min(2**i, 8) for i in range(depth)]
         joined = 2 if self.joins_skips else 1
@@ -94,7 +102,7 @@ class UNetGenerator(nn.Module):
         skips.pop()  # the bottleneck goes straight on
         for i, layer in enumerate(self.decoder):
             x = layer(x)
-            if i < 3:  # outputs of 2, 4 and 8 px; the PyTorch port drops at 4, 8 and 16 px
+            if i in self.dropped:
                 x = F.dropout(x, self.dropout, training=noise)
             skip = skips.pop()
             if self.joins_skips:

@@ -1,9 +1,12 @@
-"""The process that trains: its device, the others beside it, signals, and its hold on the run."""
+"""The process that trains: its machine, the others beside it, signals, and its hold on the run."""
 
 import contextlib
 import os
+import platform
 import re
+import shlex
 import signal
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,6 +46,34 @@ def device_of(config: Config) -> torch.device:
             device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
         torch.cuda.set_device(device)
     return device
+
+
+def usable_cores() -> int:
+    """Those of this process; a scheduler may have given it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def origin(device: torch.device) -> dict[str, str]:
+    """What has to stand beside every figure that this process measures: the machine, the versions,
+    the commit of the code (with a + if it was changed since) and the command."""
+    names = [platform.processor() or platform.machine()]
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = re.findall(r"^model name\s*: *(.*)$", cpuinfo.read_text(), re.MULTILINE)
+        names = models or names
+    machine = f"{usable_cores()} cores of {names[0]}, {torch.get_num_threads()} threads"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    if device.type == "cuda":
+        machine = f"{torch.cuda.get_device_name(device)}; {machine}"
+        versions += f", CUDA {torch.version.cuda}"
+    commit = ""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):  # no git, or no repository
+        words = ["git", "describe", "--always", "--exclude=*", "--dirty=+"]
+        folder = Path(__file__).parent
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
+        commit = done.stdout.strip()
+    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    return {"machine": machine, "versions": versions, "commit": commit, "command": command}
 
 
 class Processes:

@@ -16,12 +16,14 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
         ARGUMENTS = parse_train_arguments(__doc__)
 
 import json
+import math
 import os
 import shlex
 import statistics
 import sys
 import time
 from dataclasses import asdict, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -270,8 +272,9 @@ def check_resumable(checkpoint: dict, config: Config, folder: Path) -> None:
     with torch.device("meta"):
         model = build_model(config, torch.device("meta"))
     checkpoint.setdefault("shift", 0)
+    checkpoint.setdefault("seconds", math.nan)  # of an earlier version, which did not count them
     counts = ("steps_per_epoch", "shift", "losses_steps")
-    expected = {**dict.fromkeys(counts, 0), "losses": torch.zeros(3), "rng": []}
+    expected = {**dict.fromkeys(counts, 0), "seconds": 0.0, "losses": torch.zeros(3), "rng": []}
     for name, part in model.parts().items():
         if isinstance(part, Adam):
             (group,) = part.param_groups
@@ -310,6 +313,7 @@ def train_on(
     """`train` in one of the processes, on its device."""
     folder = Path(config.output)
     latest = folder / "checkpoints" / "latest.pt"
+    begun = time.monotonic()
     if checkpoint:
         check_resumable(checkpoint, config, folder)
     elif processes.first:
@@ -320,7 +324,7 @@ def train_on(
         given, made = ("A", "B") if config.direction == "AtoB" else ("B", "A")
         direction = f"; {given} is given, {made} is to be made" if config.task == "pairs" else ""
         print(f"{len(data)} to train on, {len(validation)} to validate with{direction}")
-    start = checkpoint["step"] if checkpoint else 0
+    start, seconds = (checkpoint["step"], checkpoint["seconds"]) if checkpoint else (0, 0.0)
     if processes.largest(start, -start) != [start, -start]:
         raise UserError(f"the processes found different checkpoints in {folder}; start them again")
     order = TrainingOrder(len(data), config, start, processes.rank, processes.size)
@@ -374,6 +378,7 @@ def train_on(
             "steps_per_epoch": order.steps_per_epoch,
             "shift": order.shift,
             "pairs": data.fingerprint(),
+            "seconds": seconds + time.monotonic() - begun,
             "losses": losses,
             "losses_steps": meter.steps,
             "rng": rng,
@@ -461,7 +466,9 @@ def train_on(
         print(f"stopped after step {step} of {order.total_steps}; to go on:")
         print(f"  python train.py --resume {quoted}")
         return 128 + stopping
-    print(f"trained to the end of epoch {config.epochs}")
+    took = seconds + time.monotonic() - begun
+    in_all = "" if math.isnan(took) else f" in {timedelta(seconds=round(took))}"
+    print(f"trained to the end of epoch {config.epochs}{in_all}")
     newest = folder / "samples" / f"epoch_{epoch:04d}.png"
     print(f"  samples     {newest}  (input | output | target)")
     print(f"  progress    {folder / 'progress.gif'}  (and .png: the samples over the epochs)")

@@ -162,6 +162,7 @@ def build_generator(config: Config) -> UNetGenerator:
         config.dropout,
         config.norm,
         config.upsampling,
+        config.dropout_layers,
     )
 
 

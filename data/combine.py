@@ -42,7 +42,8 @@ from typing import NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from dataset import ENDINGS, MAX_PIXELS, is_image, natural_order, read_image, stop, usable_cores
+from dataset import ENDINGS, MAX_PIXELS, is_image, natural_order, read_image, stop
+from processes import usable_cores
 from utils import save_image
 
 SPLITS = ("train", "val", "test")

@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import run_script
 
-from benchmark import count_flops
+from benchmark import count_flops, markdown
 from config import PAPER
 
 TINY_STEP = ["--crop_size", "32", "--depth", "4", "--base_channels", "4", "--device", "cpu"]
@@ -17,7 +17,9 @@ def test_it_measures_every_variant_and_the_loading(pairs, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "| 2 | textbook fp32 |" in done.stdout
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert "torch" in figures["machine"]
+    assert "torch" in figures["versions"] and "cores of" in figures["machine"]
+    assert figures["command"].startswith("python benchmark.py --crop_size 32")
+    assert markdown(figures) in done.stdout.replace("\n\n", "\n")
     for batch_size in (1, 2):
         rows = {row["variant"]: row for row in figures["steps"] if row["batch"] == batch_size}
         assert {"textbook fp32", "ours fp32"} <= rows.keys()

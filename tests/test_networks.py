@@ -74,8 +74,12 @@ def test_any_multiple_of_the_bottleneck_runs_and_others_are_refused():
         generator(torch.randn(1, 1, 32, 40))
 
 
-def test_noise_enters_after_the_first_three_decoder_layers_and_skips_join_their_mirror():
-    generator = small_generator(depth=6)
+@pytest.mark.parametrize(
+    ("layers", "depth", "expected"),
+    [("paper", 6, {0, 1, 2}), ("port", 6, {1}), ("port", 8, {1, 2, 3})],
+)
+def test_noise_enters_where_it_should_and_skips_join_their_mirror(layers, depth, expected):
+    generator = small_generator(depth=depth, dropout_layers=layers)
     outputs, inputs, skips = {}, {}, {}
     for i, layer in enumerate(generator.encoder):
         layer.register_forward_hook(lambda _, __, y, i=i: skips.update({i: y}))
@@ -83,14 +87,14 @@ def test_noise_enters_after_the_first_three_decoder_layers_and_skips_join_their_
     for i, (layer, after) in enumerate(zip(generator.decoder, following, strict=True)):
         layer.register_forward_hook(lambda _, __, y, i=i: outputs.update({i: y}))
         after.register_forward_pre_hook(lambda _, x, i=i: inputs.update({i: x[0]}))
-    generator(torch.randn(1, 3, 64, 64))
+    generator(torch.randn(1, 3, 2**depth, 2**depth))
 
     for i, before in outputs.items():
         channels = before.shape[1]
         after, skip = inputs[i][:, :channels], inputs[i][:, channels:]
         assert torch.equal(skip, skips[len(skips) - 2 - i])  # decoder i and encoder n - i
         dropped = after == 0
-        if i < 3:
+        if i in expected:
             assert dropped.float().mean() == pytest.approx(0.5, abs=0.2)
             assert torch.equal(after[~dropped], 2 * before[~dropped])
         else:
