@@ -435,8 +435,17 @@ def parse_check_arguments(description: str, argv=None) -> Config:
     return config
 
 
-# What the rows of reproduce.py's tables set, and so nothing else can.
-COMPARED = ("lambda_l1", "gan_weight", "conditional", "generator", "receptive_field")
+# What the rows of each table of reproduce.py set, and so nothing else can.
+COMPARED = dict.fromkeys(
+    ("table1", "table2", "table3", "table6"),
+    ("direction", "lambda_l1", "gan_weight", "conditional", "generator", "receptive_field"),
+)
+COMPARED |= {
+    "recipes": ("decay_epochs", "dropout_layers"),
+    "precision": ("precision",),
+    "sizes": (),  # from base_channels on downwards
+    "directions": ("direction",),
+}
 
 
 def parse_reproduce_arguments(
@@ -445,8 +454,7 @@ def parse_reproduce_arguments(
     """Reads reproduce.py's command line: the table, what its rows have in common, the seeds and the
     run that reads the labels, if one is given. Raises UserError."""
     parser = Parser(description, usage="python reproduce.py TABLE [PRESET] [--field value ...]")
-    tables = ("table1", "table2", "table3", "table6")
-    parser.add_argument("table", choices=tables, help=", ".join(tables), metavar="TABLE")
+    parser.add_argument("table", choices=COMPARED, help=", ".join(COMPARED), metavar="TABLE")
     pairs = [name for name, preset in PRESETS.items() if preset.task == "pairs"]
     parser.add_argument("preset", nargs="?", help=f"one of {', '.join(pairs)}", metavar="PRESET")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0", metavar="N")
@@ -459,7 +467,7 @@ def parse_reproduce_arguments(
     table, preset, seeds, scorer = (
         given.pop(name) for name in ("table", "preset", "seeds", "scorer")
     )
-    for name in ("seed", "direction", "task", *COMPARED):
+    for name in ("seed", "task", *COMPARED[table]):
         if name in given:
             instead = "; give --seeds" if name == "seed" else ""
             raise UserError(f"--{name} is for {table} to choose{instead}")
@@ -475,7 +483,10 @@ def parse_reproduce_arguments(
         base = replace(base, batch_size=10)  # the paper's in this comparison
     base = replace(base, **given)
     if "output" not in given:
-        base = replace(base, output=f"runs/{table}_{PurePath(base.data_root).name}")
+        folder = f"runs/reproduce_{PurePath(base.data_root).name}"
+        if base.batch_size != PRESETS[preset].batch_size:
+            folder += f"_batch_{base.batch_size}"
+        base = replace(base, output=folder)
     return table, base, list(dict.fromkeys(seeds)), scorer
 
 

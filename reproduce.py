@@ -1,14 +1,19 @@
-"""Reproduce the paper's tables: train and score every row, and print it beside the paper's.
+"""Reproduce the paper's tables, and compare what else decides: train and score every row.
 
     python reproduce.py table1                                 losses, on the demo: a laptop
     python reproduce.py table1 --data_root data/cityscapes     as in the paper: days on a GPU
     python reproduce.py table3 facades --seeds 0 1 2           on another preset, mean ± std
     python reproduce.py table2 --epochs 2 --limit 20           to see it run
 
-table1: losses. table2: generators. table3: receptive fields. table6: photo -> labels, the losses
-again. The same command goes on where it was stopped, and skips what is finished. Without a preset
-it is that of the data's name, else cityscapes. The labels are read by a generator that is trained
-first; --scorer takes that of another table, such as runs/table1_demo/scorer.
+table1      losses                              recipes     the paper's and the PyTorch port's
+table2      generators                          precision   fp32 and bf16
+table3      receptive fields                    sizes       of the generator; in half precision
+table6      photo -> labels, the losses again   directions  A -> B and B -> A
+
+Ends with the table, beside the paper's numbers where there are any, and a grid of pictures. The
+same command goes on where it was stopped, skips what is finished, and trains but once what several
+tables have in common. Without a preset it is that of the data's name, else cityscapes. The labels
+are read by a generator that is trained first, or by that of --scorer.
 """
 
 from config import one_line_errors, parse_reproduce_arguments
@@ -18,8 +23,9 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
         ARGUMENTS = parse_reproduce_arguments(__doc__)
 
 import contextlib
+import itertools
 import json
-import re
+import math
 import statistics
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -34,24 +40,31 @@ from dataset import PairedDataset
 from evaluate import LabelReader, evaluate_split
 from fast import choose_precision
 from files import replacing
-from processes import alone_in, choose_device
+from processes import alone_in, choose_device, origin
 from scores import PALETTES
-from utils import checkpoint_files, load_checkpoint, load_generator, save_image
+from sharing import WEIGHTS
+from utils import (
+    checkpoint_files,
+    export_generator,
+    load_checkpoint,
+    load_generator,
+    save_image,
+)
 
-GRID_ROWS = 4  # test pictures in the grid
+PICTURES = ("1", "2", "3", "4", "50", "100")  # of the test split, in the grid
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: what it changes, and the paper's per-pixel, per-class and IoU for it."""
+    """A row of a table: what it sets, and the paper's per-pixel, per-class and IoU for it."""
 
     name: str
     fields: dict
-    paper: tuple[float, float, float]
+    paper: tuple[float, float, float] | None = None
 
 
-# Every row says all that the rows of any table differ in.
-PAPERS = {"generator": "unet", "receptive_field": 70}
+# Every row of the paper's tables says all that any of them differ in.
+PAPERS = {"generator": "unet", "receptive_field": 70, "direction": "BtoA"}
 LOSSES = {
     "L1": {"lambda_l1": 100.0, "gan_weight": 0.0, "conditional": True, **PAPERS},
     "GAN": {"lambda_l1": 0.0, "gan_weight": 1.0, "conditional": False, **PAPERS},
@@ -60,6 +73,7 @@ LOSSES = {
     "L1+cGAN": {"lambda_l1": 100.0, "gan_weight": 1.0, "conditional": True, **PAPERS},
 }
 ENCODER_DECODER = {"generator": "encoder_decoder"}
+TO_LABELS = {"direction": "AtoB"}
 
 # The paper's numbers are of cityscapes at 256 px, read by an FCN-8s but in table 6.
 ROWS = {
@@ -83,14 +97,32 @@ ROWS = {
         Row("286x286", LOSSES["L1+cGAN"] | {"receptive_field": 286}, (0.42, 0.16, 0.11)),
     ],
     "table6": [
-        Row("L1", LOSSES["L1"], (0.86, 0.42, 0.35)),
-        Row("cGAN", LOSSES["cGAN"], (0.74, 0.28, 0.22)),
-        Row("L1+cGAN", LOSSES["L1+cGAN"], (0.83, 0.36, 0.29)),
+        Row("L1", LOSSES["L1"] | TO_LABELS, (0.86, 0.42, 0.35)),
+        Row("cGAN", LOSSES["cGAN"] | TO_LABELS, (0.74, 0.28, 0.22)),
+        Row("L1+cGAN", LOSSES["L1+cGAN"] | TO_LABELS, (0.83, 0.36, 0.29)),
     ],
 }
 PAPER_REAL = (0.80, 0.26, 0.21)  # real photos, read by the FCN-8s
 
-# A column: its title, the score in scores.json, and its format.
+
+def rows_of(table: str, base: Config) -> list[Row]:
+    """The rows of a table with `base` for all that they leave open."""
+    port = {"decay_epochs": base.epochs // 2, "dropout_layers": "port"}
+    filters = [base.base_channels // share for share in (1, 2, 4)]
+    directions = {"A -> B": "AtoB", "B -> A": "BtoA"}
+    rows = ROWS | {
+        "recipes": [
+            Row("the paper's", {"decay_epochs": 0, "dropout_layers": "paper"}),
+            Row("the PyTorch port's", port),
+        ],
+        "precision": [Row(name, {"precision": name}) for name in ("fp32", "bf16")],
+        "sizes": [Row(f"{n} filters", {"base_channels": n}) for n in filters],
+        "directions": [Row(name, {"direction": way}) for name, way in directions.items()],
+    }
+    return rows[table]
+
+
+# A column: its title, what it is of a run, and its format.
 PICTURE_COLUMNS = [("L1", "l1", "{:.3f}"), ("PSNR", "psnr", "{:.2f}"), ("SSIM", "ssim", "{:.3f}")]
 PHOTO_COLUMNS = [
     ("sharpness", "sharpness", "{:.2f}"),
@@ -102,6 +134,18 @@ LABEL_COLUMNS = [
     ("per-class", "class_accuracy", "{:.3f}"),
     ("IoU", "class_iou", "{:.3f}"),
 ]
+COST_COLUMNS = [("MB", "megabytes", "{:.1f}"), ("minutes", "minutes", "{:.1f}")]
+
+
+# ---- A run ------------------------------------------------------------------------------------
+
+
+def config_of(base: Config, fields: dict, seed: int) -> Config:
+    """The configuration of a run, in a folder named by all that it changes of `base`."""
+    changed = {name: value for name, value in fields.items() if value != getattr(base, name)}
+    words = [f"{n}_{v:g}" if type(v) is float else f"{n}_{v}" for n, v in changed.items()]
+    output = Path(base.output) / ("_".join(words) or "base") / f"seed_{seed}"
+    return replace(base, **fields, seed=seed, output=str(output))
 
 
 def run_once(config: Config, scorer: Path | None = None) -> dict:
@@ -111,24 +155,25 @@ def run_once(config: Config, scorer: Path | None = None) -> dict:
 
 
 def run_alone(config: Config, scorer: Path | None) -> dict:
-    """Trains and scores a run, or what is left of it to do; returns the scores of its test split.
+    """Trains and scores a run, or what is left of it to do. Returns the scores of its test split,
+    what it took, and where and how that was measured.
 
     row.json in its folder says for what they hold. Exits as train.py does if it is stopped by a
     signal. Raises UserError if the folder holds a run that could not become this one.
     """
     folder = Path(config.output)
     row, begun = folder / "row.json", bool(checkpoint_files(folder))
-    wanted = {"config": asdict(config)}
+    wanted = {"config": asdict(config), "scorer": None}
     if scorer:
         modified = [file.stat().st_mtime_ns for file in checkpoint_files(scorer)[:1]]
         wanted["scorer"] = [str(scorer), *modified]
     if row.exists():
-        with contextlib.suppress(ValueError, AttributeError):  # a broken one is as none
-            result = json.loads(row.read_text())
-            scores = result.pop("scores", None)
-            if begun and scores and result == wanted:
+        with contextlib.suppress(ValueError, AttributeError, TypeError):  # a broken one is as none
+            known = json.loads(row.read_text())
+            result = known.pop("result", None)
+            if begun and result and known == wanted:
                 print(f"{folder} is finished")
-                return scores
+                return result
 
     checkpoint = load_checkpoint(folder) if begun else None
     if checkpoint:
@@ -160,52 +205,138 @@ def run_alone(config: Config, scorer: Path | None) -> dict:
     generator.config = config
     reader = load_generator(scorer, config.device) if scorer else None
     scores = evaluate_split(generator, "test", folder / "test", scorer=reader)
+    trained = load_checkpoint(folder)
+    minutes = trained.get("seconds", math.nan) / 60
+    result = {
+        **scores,
+        "training_seed": config.seed,
+        "steps": trained["step"],
+        "minutes": None if math.isnan(minutes) else minutes,
+        "megabytes": sum(weight.nbytes for weight in generator.state_dict().values()) / 1e6,
+        **origin(choose_device(config.device)),
+    }
     with replacing(row) as temporary:
-        temporary.write_text(json.dumps({**wanted, "scores": scores}, indent=2) + "\n")
-    return scores
+        temporary.write_text(json.dumps({**wanted, "result": result}, indent=2) + "\n")
+    return result
 
 
-def cell(values: list[float], form: str) -> str:
+def in_half_precision(config: Config, scorer: Path | None, result: dict) -> dict:
+    """The `result` of a run as it is after its generator was exported in half precision."""
+    shared = Path(config.output) / "half"
+    export_generator(config.output, shared, half=True)
+    reader = load_generator(scorer, config.device) if scorer else None
+    generator = load_generator(shared, config.device)
+    generator.config = config  # the export has left out where it was trained
+    scores = evaluate_split(generator, "test", Path(config.output) / "test_half", scorer=reader)
+    megabytes = (shared / WEIGHTS).stat().st_size / 1e6
+    return {**result, **scores, "megabytes": megabytes, **origin(choose_device(config.device))}
+
+
+# ---- A table ----------------------------------------------------------------------------------
+
+
+def cell(values: list[float | None], form: str) -> str:
     """Mean ± standard deviation, or the one value there is."""
+    if None in values:
+        return ""
     mean = form.format(statistics.fmean(values))
     return f"{mean} ± {form.format(statistics.stdev(values))}" if len(values) > 1 else mean
 
 
-def markdown(title: str, results: dict[str, list[dict]], rows: list[Row], read: str) -> str:
-    """The table. `results` holds the scores of each row, one for each seed; `read` is what stands
-    before the names of the label scores, "read_" if they were read from photos."""
-    known = next(iter(results.values()))[0]
-    labels = [(name, read + key, form) for name, key, form in LABEL_COLUMNS]
-    columns = [c for c in labels + PICTURE_COLUMNS + PHOTO_COLUMNS if c[1] in known]
-    lines = [
-        " | ".join([title, *(column[0] for column in columns), "paper"]),
-        " | ".join(["---"] * (len(columns) + 2)),
-    ]
+def paper_cell(numbers: tuple[float, float, float] | None) -> str:
+    return " / ".join(f"{number:.2f}" for number in numbers) if numbers else ""
+
+
+def label_columns(content: dict) -> list[tuple[str, str, str]]:
+    """They are called read_... if labels were read from photos."""
+    return [(title, content["read"] + key, form) for title, key, form in LABEL_COLUMNS]
+
+
+def markdown(content: dict) -> str:
+    """The table of what NAME.json holds."""
+    rows, read = content["rows"], content["read"]
+    known = set.intersection(*(set(run) for row in rows for run in row["runs"]))
+    costs = COST_COLUMNS if content["table"] == "sizes" else COST_COLUMNS[1:]
+    columns = label_columns(content) + PICTURE_COLUMNS + PHOTO_COLUMNS + costs
+    columns = [column for column in columns if column[1] in known]
+    table = [[content["table"], *(title for title, *_ in columns), "paper"]]
+    table.append(["---"] * len(table[0]))
     for row in rows:
-        cells = [cell([r[key] for r in results[row.name]], form) for _, key, form in columns]
-        lines.append(" | ".join([row.name, *cells, paper_cell(row.paper)]))
+        cells = [cell([run[key] for run in row["runs"]], form) for _, key, form in columns]
+        table.append([row["name"], *cells, paper_cell(row["paper"])])
     if read and "real_pixel_accuracy" in known:
+        real = rows[0]["runs"][0]
         cells = [
-            form.format(known["real_" + key.removeprefix(read)]) if key.startswith(read) else ""
+            form.format(real["real_" + key.removeprefix(read)]) if key.startswith(read) else ""
             for _, key, form in columns
         ]
-        lines.append(" | ".join(["real photos", *cells, paper_cell(PAPER_REAL)]))
-    return "\n".join(f"| {line} |" for line in lines)
+        table.append(["real photos", *cells, paper_cell(PAPER_REAL)])
+    if not any(row["paper"] for row in rows):
+        table = [line[:-1] for line in table]
+    return "\n".join(f"| {' | '.join(line)} |" for line in table)
 
 
-def paper_cell(numbers: tuple[float, float, float]) -> str:
-    return " / ".join(f"{number:.2f}" for number in numbers)
+def orders(content: dict) -> list[str]:
+    """A line for each label score: which pairs of rows are ordered as in the paper, which not."""
+    lines = []
+    for place, (title, key, _) in enumerate(label_columns(content)):
+        pairs, others = 0, []
+        for one, other in itertools.permutations(content["rows"], 2):
+            if key not in one["runs"][0] or not one["paper"]:
+                continue
+            if one["paper"][place] > other["paper"][place]:
+                pairs += 1
+                means = [statistics.fmean(run[key] for run in row["runs"]) for row in (one, other)]
+                if means[0] <= means[1]:
+                    others.append(f"{other['name']} over {one['name']}")
+        if pairs:
+            but = f"; but {', '.join(others)}" if others else ""
+            lines.append(f"{title}: {pairs - len(others)} of {pairs} pairs as in the paper{but}.")
+    return lines
 
 
-def picture_grid(columns: dict[str, Path], names: list[str]) -> Image.Image:
+def notes(content: dict) -> str:
+    """What has to be known of the table: whose numbers, how, where, and what the labels mean."""
+    config, read = content["config"], content["read"]
+    runs = [run for row in content["rows"] for run in row["runs"]]
+
+    def all_of(key: str) -> str:
+        return ", ".join(dict.fromkeys(str(run[key]) for run in runs if run.get(key)))
+
+    seeds = content["seeds"]
+    several = f"seeds {', '.join(map(str, seeds))}, mean ± std" if len(seeds) > 1 else "one seed"
+    lines = [
+        f"{runs[0]['images']} {runs[0]['split']} pictures of {Path(config['data_root']).name}, "
+        f"{several}. {config['epochs']} epochs ({all_of('steps')} steps) at "
+        f"{config['crop_size']} px, batch {config['batch_size']}, {config['base_channels']} filters"
+        f" in G and {config['discriminator_channels']} in D, {config['precision']}. "
+        f"{all_of('machine')}; {all_of('versions')}; commit {all_of('commit') or 'unknown'}.",
+        f"`{content['command']}`",
+    ]
+    if content["palette"] is None:
+        lines.append("The labels have no known palette (--palette): they are not scored.")
+    elif read + "classes_present" in runs[0]:
+        present = runs[0][read + "classes_present"]
+        known = len(PALETTES[content["palette"]].classes)
+        rest = "; the others count 0" if present < known else ""
+        lines.append(f"{present} of the {known} classes occur in the test pictures{rest}.")
+        if read:
+            lines.append(
+                "The labels were read by a generator photo -> labels, not by the paper's FCN-8s: "
+                "compare the rows with each other, not with the paper's."
+            )
+    return "\n".join(lines + orders(content))
+
+
+def picture_grid(columns: list[tuple[str, Path]], names: list[str]) -> Image.Image:
     """Pictures of the folders beside each other, a row for each name, under the columns' titles."""
-    pictures = [[Image.open(folder / f"{n}.png") for folder in columns.values()] for n in names]
+    pictures = [[Image.open(folder / f"{n}.png") for _, folder in columns] for n in names]
     side, gap, head = pictures[0][0].width, 4, 24
     grid = Image.new(
         "RGB", (len(columns) * (side + gap) + gap, head + len(names) * (side + gap)), "white"
     )
     draw = ImageDraw.Draw(grid)
-    for i, title in enumerate(columns):
+    for i, (title, _) in enumerate(columns):
         place = (gap + i * (side + gap) + side // 2, head // 2)
         size = min(14, int(1.7 * side / len(title)))
         draw.text(place, title, "black", ImageFont.load_default(size), anchor="mm")
@@ -215,77 +346,75 @@ def picture_grid(columns: dict[str, Path], names: list[str]) -> Image.Image:
     return grid
 
 
-def notes(scores: dict, read: str, palette: str | None) -> str:
-    """What has to be known of the label scores."""
-    if palette is None:
-        return "The labels have no known palette (--palette): they are not scored."
-    present, known = scores[read + "classes_present"], len(PALETTES[palette].classes)
-    rest = "; the others count 0" if present < known else ""
-    lines = [f"{present} of the {known} classes occur in the test pictures{rest}."]
-    if read:
-        lines.append(
-            "The labels were read by a generator photo -> labels, not by the paper's FCN-8s: "
-            "compare the rows with each other, not with the paper's."
-        )
-    return "\n".join(lines)
-
-
 def main(table: str, base: Config, seeds: list[int], scorer: str | None = None) -> int:
     """Reproduces a table with `base` for all that its rows leave open. Returns an exit code."""
     folder = Path(base.output)
     if Path(base.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
         make_demo(DEMO_ROOT)
     # The same for all rows.
-    precision, _ = choose_precision(base.precision, choose_device(base.device))
+    device = choose_device(base.device)
+    precision, _ = choose_precision(base.precision, device)
     palette = base.label_palette()
     base = replace(base, precision=precision, palette=palette or "none")
     names = [pair.name for pair in PairedDataset(replace(base, cache_gb=0.0), "test").pairs]
 
     # All configurations before the first training, so that a mistake in one is met now.
-    to_labels = table == "table6"
-    read = "" if to_labels else "read_"
+    rows = rows_of(table, base)
     configs = {
-        (row.name, seed): replace(
-            base,
-            **row.fields,
-            direction="AtoB" if to_labels else "BtoA",
-            seed=seed,
-            output=str(folder / re.sub(r"\W+", "_", row.name.lower()).strip("_") / f"seed_{seed}"),
-        )
-        for row in ROWS[table]
-        for seed in seeds
+        (row.name, seed): config_of(base, row.fields, seed) for row in rows for seed in seeds
     }
-    if palette is None or to_labels:
+    directions = list(dict.fromkeys(config.direction for config in configs.values()))
+    read = "read_" if directions == ["BtoA"] else ""
+    if palette is None or not read:
         scorer = None
     elif scorer is None:
         print(f"\n==== {table}: the scorer, photo -> labels")
-        scorer = str(folder / "scorer")
-        fields = {**LOSSES["L1"], "direction": "AtoB", "seed": seeds[0], "batch_size": 1}
-        run_once(replace(base, **fields, output=scorer))
-
+        fields = {**LOSSES["L1"], **TO_LABELS, "batch_size": 1}
+        reading = config_of(base, fields, seeds[0])
+        run_once(reading)
+        scorer = reading.output
+    scorer = scorer and Path(scorer)
     if scorer:  # fits, or it is said now
         LabelReader(load_generator(scorer), next(iter(configs.values())))
 
-    results = {}
+    results, pictures = {}, {}
     for (name, seed), config in configs.items():
         print(f"\n==== {table}: {name}, seed {seed}")
-        results.setdefault(name, []).append(run_once(config, scorer and Path(scorer)))
+        results.setdefault(name, []).append(run_once(config, scorer))
+        pictures.setdefault((config.direction, name), Path(config.output) / "test")
+        if table == "sizes":
+            half = f"{name}, half precision"
+            run = in_half_precision(config, scorer, results[name][-1])
+            results.setdefault(half, []).append(run)
+            pictures.setdefault((config.direction, half), Path(config.output) / "test_half")
 
-    first = {row.name: Path(configs[row.name, seeds[0]].output) / "test" for row in ROWS[table]}
-    any_row = next(iter(first.values()))
-    columns = {"input": any_row / "input"}
-    columns |= {name: run / "output" for name, run in first.items()}
-    columns["target"] = any_row / "target"
-    save_image(picture_grid(columns, names[:GRID_ROWS]), folder / "grid.png")
-    text = markdown(table, results, ROWS[table], read)
-    text += "\n\n" + notes(next(iter(results.values()))[0], read, palette)
-    content = {"config": asdict(base), "seeds": seeds, "scorer": scorer, "rows": results}
-    for name, lines in {"table.md": text, "table.json": json.dumps(content, indent=2)}.items():
-        with replacing(folder / name) as temporary:
+    papers = {row.name: row.paper for row in rows}
+    content = {
+        "table": table,
+        "config": asdict(base),
+        "seeds": seeds,
+        "scorer": scorer and str(scorer),
+        "palette": palette,
+        "read": read,
+        "command": origin(device)["command"],
+        "rows": [{"name": n, "paper": papers.get(n), "runs": runs} for n, runs in results.items()],
+    }
+    text = f"{markdown(content)}\n\n{notes(content)}"
+    for ending, lines in {"md": text, "json": json.dumps(content, indent=2)}.items():
+        with replacing(folder / f"{table}.{ending}") as temporary:
             temporary.write_text(lines + "\n")
+    shown = [name for name in names if name in PICTURES] or names[: len(PICTURES)]
+    columns = []
+    for direction in directions:
+        outputs = {name: folder for (way, name), folder in pictures.items() if way == direction}
+        any_row = next(iter(outputs.values()))
+        columns += [("input", any_row / "input")]
+        columns += [(name, folder / "output") for name, folder in outputs.items()]
+        columns += [("target", any_row / "target")]
+    save_image(picture_grid(columns, shown), folder / f"{table}.png")
     print(f"\n{text}\n")
-    print(f"  table     {folder / 'table.md'}  (every seed in table.json)")
-    print(f"  pictures  {folder / 'grid.png'}")
+    print(f"  table     {folder / table}.md  (every seed in {table}.json)")
+    print(f"  pictures  {folder / table}.png")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +40,7 @@ def words_for(table: str, demo: Path, output: Path, **fields) -> list[str]:
 def test_every_row_is_trained_scored_and_put_beside_the_papers(table, demo, tmp_path, capsys):
     words = words_for(table, demo, tmp_path / "out")
     assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
-    text = (tmp_path / "out" / "table.md").read_text()
+    text = (tmp_path / "out" / f"{table}.md").read_text()
     assert text.strip() in capsys.readouterr().out
     lines = text.splitlines()
     for row in reproduce.ROWS[table]:
@@ -53,17 +52,22 @@ def test_every_row_is_trained_scored_and_put_beside_the_papers(table, demo, tmp_
     assert ("real photos" in text) == (table != "table6")
     # The columns of the grid: input, each row, target.
     columns = len(reproduce.ROWS[table]) + 2
-    grid = Image.open(tmp_path / "out" / "grid.png")
+    grid = Image.open(tmp_path / "out" / f"{table}.png")
     assert grid.width == columns * 100 + 4
     for column, kind in ((0, "input"), (columns - 1, "target")):
-        first = tmp_path / "out" / reproduce_folder(table) / "test" / kind / "1.png"
+        first = tmp_path / "out" / first_run(table) / "test" / kind / "1.png"
         box = (4 + column * 100, 24, 100 + column * 100, 120)
         assert grid.crop(box) == Image.open(first).convert("RGB")
 
 
-def reproduce_folder(table: str) -> str:
-    name = reproduce.ROWS[table][0].name.lower()
-    return re.sub(r"\W+", "_", name).strip("_") + "/seed_0"
+def first_run(table: str) -> str:
+    name = {
+        "table1": "gan_weight_0",
+        "table2": "gan_weight_0_generator_encoder_decoder",
+        "table3": "receptive_field_1",
+        "table6": "gan_weight_0_direction_AtoB",
+    }[table]
+    return f"{name}/seed_0"
 
 
 def test_rows_differ_in_what_their_table_compares(demo, tmp_path):
@@ -73,63 +77,62 @@ def test_rows_differ_in_what_their_table_compares(demo, tmp_path):
     for run in (tmp_path / "out").glob("*/seed_0/config.json"):
         values = json.loads(run.read_text())
         settings[run.parent.parent.name] = (
+            values["direction"],
             values["lambda_l1"] > 0,
             values["gan_weight"] > 0,
             values["conditional"],
         )
     assert settings == {
-        "l1": (True, False, True),
-        "gan": (False, True, False),
-        "cgan": (False, True, True),
-        "l1_gan": (True, True, False),
-        "l1_cgan": (True, True, True),
+        "gan_weight_0": ("BtoA", True, False, True),
+        "lambda_l1_0_conditional_False": ("BtoA", False, True, False),
+        "lambda_l1_0": ("BtoA", False, True, True),
+        "conditional_False": ("BtoA", True, True, False),
+        "base": ("BtoA", True, True, True),
+        "gan_weight_0_direction_AtoB": ("AtoB", True, False, True),  # the scorer
     }
-    scorer = json.loads((tmp_path / "out" / "scorer" / "config.json").read_text())
-    assert scorer["direction"] == "AtoB"
 
 
 def test_what_is_finished_is_skipped_and_what_was_stopped_goes_on(demo, tmp_path, capsys):
     words = [*words_for("table6", demo, tmp_path / "out", epochs=2), "--seeds", "0", "1"]
     table, base, seeds, _ = parse_reproduce_arguments("", words)
     # As if stopped after the first epoch of one run.
-    run = tmp_path / "out" / "cgan" / "seed_0"
+    run = tmp_path / "out" / "lambda_l1_0_direction_AtoB" / "seed_0"
     half = replace(base, lambda_l1=0.0, direction="AtoB", output=str(run), epochs=1)
     assert train.train(half) == 0
     assert reproduce.main(table, base, seeds) == 0
     out = capsys.readouterr().out
     assert "going on after step 3 of 6" in out
-    text = (tmp_path / "out" / "table.md").read_text()
+    text = (tmp_path / "out" / "table6.md").read_text()
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("latest.pt")}
     assert reproduce.main(table, base, seeds) == 0
     out = capsys.readouterr().out
     assert out.count("is finished") == 3 * len(seeds)
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    assert (tmp_path / "out" / "table.md").read_text() == text
+    assert (tmp_path / "out" / "table6.md").read_text() == text
 
 
 def test_what_a_newer_scorer_reads_is_scored_again(demo, tmp_path):
     words = words_for("table3", demo, tmp_path / "out")
     assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
-    scores = tmp_path / "out" / "1x1" / "seed_0" / "test" / "scores.json"
+    scores = tmp_path / "out" / "receptive_field_1" / "seed_0" / "test" / "scores.json"
     scores.unlink()
-    latest = tmp_path / "out" / "scorer" / "checkpoints" / "latest.pt"
+    scorer = tmp_path / "out" / "gan_weight_0_direction_AtoB" / "seed_0"  # table 6's best reader
+    latest = scorer / "checkpoints" / "latest.pt"
     os.utime(latest, (latest.stat().st_mtime + 9,) * 2)
     assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
     assert json.loads(scores.read_text())["read_pixel_accuracy"] > 0
-    scorer = json.loads((tmp_path / "out" / "scorer" / "config.json").read_text())
-    assert scorer["gan_weight"] == 0  # the best reader of the paper's table 6
 
 
 def test_scores_of_ones_own_do_not_get_into_the_table(demo, tmp_path, capsys):
     """evaluate.py in a finished or a half trained row, with another seed or without the scorer."""
     words = words_for("table3", demo, tmp_path / "out")
     assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
-    text = (tmp_path / "out" / "table.md").read_text()
-    run = tmp_path / "out" / "70x70" / "seed_0"
+    text = (tmp_path / "out" / "table3.md").read_text()
+    run = tmp_path / "out" / "base" / "seed_0"
     evaluate_split(load_generator(run), "test", run / "test", seed=3, noise=False)
     assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
-    assert (tmp_path / "out" / "table.md").read_text() == text
+    assert (tmp_path / "out" / "table3.md").read_text() == text
 
     # More epochs, stopped before the first new checkpoint: the old scores are not the new row's.
     before = json.loads((run / "row.json").read_text())
@@ -138,13 +141,13 @@ def test_scores_of_ones_own_do_not_get_into_the_table(demo, tmp_path, capsys):
     capsys.readouterr()
     assert reproduce.main(*parse_reproduce_arguments("", more)) == 0
     assert "is finished" not in capsys.readouterr().out
-    assert json.loads((run / "row.json").read_text())["scores"] != before["scores"]
+    assert json.loads((run / "row.json").read_text())["result"] != before["result"]
 
 
 def test_a_scorer_can_be_shared_and_is_looked_at_before_hours_are_spent(demo, tmp_path, runs):
     words = [*words_for("table3", demo, tmp_path / "out"), "--scorer", str(runs["labels"])]
     assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
-    assert not (tmp_path / "out" / "scorer").exists()
+    assert not list((tmp_path / "out").glob("*AtoB"))
     words = [*words_for("table3", demo, tmp_path / "new"), "--scorer", str(runs["photos"])]
     with pytest.raises(UserError, match="--scorer"):
         reproduce.main(*parse_reproduce_arguments("", words))
@@ -161,12 +164,12 @@ def test_the_table_says_what_its_numbers_are(demo, tmp_path):
     for table, reader in (("table3", True), ("table6", False)):
         words = words_for(table, demo, tmp_path / table)
         assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
-        text = (tmp_path / table / "table.md").read_text()
+        text = (tmp_path / table / f"{table}.md").read_text()
         assert ("FCN-8s" in text) == reader and "of the 13 classes occur" in text
     shutil.copytree(demo, tmp_path / "mine")
     words = words_for("table6", tmp_path / "mine", tmp_path / "unknown", depth=5)
     assert reproduce.main(*parse_reproduce_arguments("", [*words])) == 0
-    assert "not scored" in (tmp_path / "unknown" / "table.md").read_text()
+    assert "not scored" in (tmp_path / "unknown" / "table6.md").read_text()
 
 
 def test_true_classes_are_those_of_the_file_not_of_its_resized_colours(demo, runs):
@@ -196,11 +199,12 @@ def test_the_palette_stays_with_the_run_and_can_be_given_later(demo, runs, tmp_p
 def test_seeds_give_mean_and_deviation(demo, tmp_path):
     words = [*words_for("table6", demo, tmp_path / "out"), "--seeds", "0", "1"]
     assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
-    results = json.loads((tmp_path / "out" / "table.json").read_text())
-    one, other = (scores["l1"] for scores in results["rows"]["cGAN"])
+    content = json.loads((tmp_path / "out" / "table6.json").read_text())
+    (row,) = [row for row in content["rows"] if row["name"] == "cGAN"]
+    one, other = (run["l1"] for run in row["runs"])
     assert one != other
     expected = f"{(one + other) / 2:.3f} ± {abs(one - other) / 2**0.5:.3f}"
-    assert expected in (tmp_path / "out" / "table.md").read_text()
+    assert expected in (tmp_path / "out" / "table6.md").read_text()
 
 
 def test_a_run_of_other_settings_is_not_mistaken_for_the_row(demo, tmp_path):
@@ -221,16 +225,91 @@ def test_a_run_of_other_settings_is_not_mistaken_for_the_row(demo, tmp_path):
 
 def test_the_command_line():
     _, base, seeds, scorer = parse_reproduce_arguments("", ["table1"])
-    assert base == Config(output="runs/table1_demo") and seeds == [0] and scorer is None
+    assert base == Config(output="runs/reproduce_demo") and seeds == [0] and scorer is None
     _, base, *_ = parse_reproduce_arguments("", ["table2", "--data_root", "x/cityscapes"])
     assert base.crop_size == 256 and base.batch_size == 10 and base.data_root == "x/cityscapes"
+    assert base.output == "runs/reproduce_cityscapes_batch_10"  # the other tables have 1
     _, base, seeds, _ = parse_reproduce_arguments("", ["table3", "facades", "--seeds", "1", "2"])
     assert base.epochs == 200 and base.batch_size == 1 and seeds == [1, 2]
+
+
+def test_what_tables_have_in_common_is_trained_once(demo, tmp_path, capsys):
+    for table, finished in (("table6", 0), ("table3", 1), ("table1", 2)):
+        words = words_for(table, demo, tmp_path / "out")
+        assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
+        assert capsys.readouterr().out.count("is finished") == finished  # the scorer, L1+cGAN
+
+
+def content_of(table: str, folder: Path, words: list[str]) -> dict:
+    assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
+    return json.loads((folder / f"{table}.json").read_text())
+
+
+def test_the_ports_recipe_is_put_beside_the_papers(demo, tmp_path):
+    words = words_for("recipes", demo, tmp_path, epochs=4, crop_size=64, load_size=64, depth=6)
+    content = content_of("recipes", tmp_path, words)
+    assert [row["name"] for row in content["rows"]] == ["the paper's", "the PyTorch port's"]
+    (port,) = tmp_path.glob("decay_epochs_2_dropout_layers_port/seed_0/config.json")
+    assert json.loads(port.read_text())["decay_epochs"] == 2
+    one, other = (row["runs"][0] for row in content["rows"])
+    assert one["l1"] != other["l1"] and one["minutes"] > 0 and one["steps"] == 12
+    text = (tmp_path / "recipes.md").read_text()
+    assert "paper |" not in text.splitlines()[0]  # it has no numbers for these
+    assert "real photos" in text and content["command"] in text and one["machine"] in text
+
+
+def test_precisions_are_put_beside_each_other(demo, tmp_path):
+    words = words_for("precision", demo, tmp_path)
+    place = words.index("--precision")
+    del words[place : place + 2]
+    content = content_of("precision", tmp_path, words)
+    found = {run["l1"] for row in content["rows"] for run in row["runs"]}
+    assert len(found) == 2
+    configs = [json.loads(file.read_text()) for file in tmp_path.glob("*/seed_0/config.json")]
+    assert {"fp32", "bf16"} == {config["precision"] for config in configs}
+
+
+def test_the_sizes_are_those_of_the_files(demo, tmp_path):
+    content = content_of("sizes", tmp_path, words_for("sizes", demo, tmp_path))
+    runs = {row["name"]: row["runs"][0] for row in content["rows"]}
+    names = [f"{n} filters{half}" for n in (4, 2, 1) for half in ("", ", half precision")]
+    assert list(runs) == names
+    for n, folder in ((4, "base"), (2, "base_channels_2"), (1, "base_channels_1")):
+        whole, half = runs[f"{n} filters"], runs[f"{n} filters, half precision"]
+        file = tmp_path / folder / "seed_0" / "half" / "model.safetensors"
+        assert half["megabytes"] == file.stat().st_size / 1e6
+        weights = load_generator(tmp_path / folder / "seed_0").parameters()
+        assert whole["megabytes"] == sum(weight.nbytes for weight in weights) / 1e6
+        assert 0 < abs(whole["l1"] - half["l1"]) < 1e-2
+    assert "| MB |" in (tmp_path / "sizes.md").read_text()
+
+
+def test_both_directions(pairs, tmp_path):
+    words = words_for("directions", pairs, tmp_path)
+    content = content_of("directions", tmp_path, words)
+    assert [row["name"] for row in content["rows"]] == ["A -> B", "B -> A"]
+    width = Image.open(tmp_path / "directions.png").width
+    assert width == 6 * 100 + 4  # input, output and target of each
+
+
+def test_what_is_ordered_as_in_the_paper_is_counted():
+    def row(name: str, paper: tuple, values: list[float]) -> dict:
+        return {"name": name, "paper": paper, "runs": [{"class_iou": value} for value in values]}
+
+    rows = [
+        row("best", (0.9, 0.3, 0.3), [0.5, 0.6]),
+        row("middle", (0.5, 0.2, 0.2), [0.7, 0.8]),
+        row("worst", (0.1, 0.2, 0.2), [0.1, 0.2]),  # as the middle by the last two
+    ]
+    lines = reproduce.orders({"rows": rows, "read": ""})
+    assert lines == ["IoU: 1 of 2 pairs as in the paper; but middle over best."]
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        (["precision", "--precision", "fp32"], "--precision"),
+        (["recipes", "--decay_epochs", "3"], "--decay_epochs"),
         (["table4"], "table4"),
         ([], "TABLE"),
         (["table1", "facade"], "did you mean 'facades'"),
