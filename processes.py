@@ -61,7 +61,8 @@ def origin(device: torch.device) -> dict[str, str]:
     if cpuinfo.exists():
         models = re.findall(r"^model name\s*: *(.*)$", cpuinfo.read_text(), re.MULTILINE)
         names = models or names
-    machine = f"{usable_cores()} cores of {names[0]}, {torch.get_num_threads()} threads"
+    threads = f"{torch.get_num_threads()} of them used"
+    machine = f"{usable_cores()} cores of {names[0]}, {threads}"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     if device.type == "cuda":
         machine = f"{torch.cuda.get_device_name(device)}; {machine}"
