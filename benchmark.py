@@ -255,6 +255,16 @@ def markdown(figures: dict) -> str:
     return "\n".join(map(line, rows))
 
 
+def notes(figures: dict) -> str:
+    """What has to be known of that table."""
+    loading = ", ".join(f"{name} {rate:.0f}" for name, rate in figures["loading"].items())
+    return (
+        f"{figures['machine']}; {figures['versions']}; commit {figures['commit'] or 'unknown'}. "
+        f"Random pictures of {figures['crop_size']} px; pairs loaded a second: {loading}.\n"
+        f"`{figures['command']}`"
+    )
+
+
 def step_table(configs: list[Config], device: torch.device, turns: int, port: str | None) -> list:
     """Prints the table of the steps, for each configuration its variants; returns its rows."""
     config = configs[0]

@@ -450,9 +450,9 @@ COMPARED |= {
 
 def parse_reproduce_arguments(
     description: str, argv=None
-) -> tuple[str, Config, list[int], str | None]:
-    """Reads reproduce.py's command line: the table, what its rows have in common, the seeds and the
-    run that reads the labels, if one is given. Raises UserError."""
+) -> tuple[str, Config, list[int], str | None, list[str] | None]:
+    """Reads reproduce.py's command line: the table, what its rows have in common, the seeds, and if
+    they are given the run that reads the labels and the only rows. Raises UserError."""
     parser = Parser(description, usage="python reproduce.py TABLE [PRESET] [--field value ...]")
     parser.add_argument("table", choices=COMPARED, help=", ".join(COMPARED), metavar="TABLE")
     pairs = [name for name, preset in PRESETS.items() if preset.task == "pairs"]
@@ -461,11 +461,12 @@ def parse_reproduce_arguments(
     parser.add_argument(
         "--scorer", metavar="RUN", help="a run photo -> labels; else one is trained"
     )
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows of the table")
     words = sys.argv[1:] if argv is None else argv
     add_fields(parser, next((word for word in words if word in PRESETS), "demo"))
     given = vars(parser.parse_args(argv))
-    table, preset, seeds, scorer = (
-        given.pop(name) for name in ("table", "preset", "seeds", "scorer")
+    table, preset, seeds, scorer, rows = (
+        given.pop(name) for name in ("table", "preset", "seeds", "scorer", "rows")
     )
     for name in ("seed", "task", *COMPARED[table]):
         if name in given:
@@ -487,7 +488,7 @@ def parse_reproduce_arguments(
         if base.batch_size != PRESETS[preset].batch_size:
             folder += f"_batch_{base.batch_size}"
         base = replace(base, output=folder)
-    return table, base, list(dict.fromkeys(seeds)), scorer
+    return table, base, list(dict.fromkeys(seeds)), scorer, rows
 
 
 def config_from_dict(values: dict) -> Config:

@@ -34,7 +34,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 import train
-from config import Config, UserError, config_from_dict, continued
+from config import Config, UserError, config_from_dict, continued, nearest
 from data.make_demo import DEMO_ROOT, make_demo
 from dataset import PairedDataset
 from evaluate import LabelReader, evaluate_split
@@ -346,8 +346,15 @@ def picture_grid(columns: list[tuple[str, Path]], names: list[str]) -> Image.Ima
     return grid
 
 
-def main(table: str, base: Config, seeds: list[int], scorer: str | None = None) -> int:
-    """Reproduces a table with `base` for all that its rows leave open. Returns an exit code."""
+def main(
+    table: str,
+    base: Config,
+    seeds: list[int],
+    scorer: str | None = None,
+    only: list[str] | None = None,
+) -> int:
+    """Reproduces a table, or `only` some rows, with `base` for all that they leave open. Returns an
+    exit code."""
     folder = Path(base.output)
     if Path(base.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
         make_demo(DEMO_ROOT)
@@ -360,6 +367,12 @@ def main(table: str, base: Config, seeds: list[int], scorer: str | None = None) 
 
     # All configurations before the first training, so that a mistake in one is met now.
     rows = rows_of(table, base)
+    known = [row.name for row in rows]
+    for name in only or ():
+        if name not in known:
+            hint = nearest(name, known)
+            raise UserError(f"{table} has no row {name!r}{hint} (it has {', '.join(known)})")
+    rows = [row for row in rows if not only or row.name in only]
     configs = {
         (row.name, seed): config_of(base, row.fields, seed) for row in rows for seed in seeds
     }

@@ -94,7 +94,7 @@ def test_rows_differ_in_what_their_table_compares(demo, tmp_path):
 
 def test_what_is_finished_is_skipped_and_what_was_stopped_goes_on(demo, tmp_path, capsys):
     words = [*words_for("table6", demo, tmp_path / "out", epochs=2), "--seeds", "0", "1"]
-    table, base, seeds, _ = parse_reproduce_arguments("", words)
+    table, base, seeds, *_ = parse_reproduce_arguments("", words)
     # As if stopped after the first epoch of one run.
     run = tmp_path / "out" / "lambda_l1_0_direction_AtoB" / "seed_0"
     half = replace(base, lambda_l1=0.0, direction="AtoB", output=str(run), epochs=1)
@@ -224,12 +224,13 @@ def test_a_run_of_other_settings_is_not_mistaken_for_the_row(demo, tmp_path):
 
 
 def test_the_command_line():
-    _, base, seeds, scorer = parse_reproduce_arguments("", ["table1"])
-    assert base == Config(output="runs/reproduce_demo") and seeds == [0] and scorer is None
+    _, base, seeds, scorer, rows = parse_reproduce_arguments("", ["table1"])
+    assert base == Config(output="runs/reproduce_demo") and seeds == [0]
+    assert scorer is None and rows is None
     _, base, *_ = parse_reproduce_arguments("", ["table2", "--data_root", "x/cityscapes"])
     assert base.crop_size == 256 and base.batch_size == 10 and base.data_root == "x/cityscapes"
     assert base.output == "runs/reproduce_cityscapes_batch_10"  # the other tables have 1
-    _, base, seeds, _ = parse_reproduce_arguments("", ["table3", "facades", "--seeds", "1", "2"])
+    _, base, seeds, *_ = parse_reproduce_arguments("", ["table3", "facades", "--seeds", "1", "2"])
     assert base.epochs == 200 and base.batch_size == 1 and seeds == [1, 2]
 
 
@@ -290,6 +291,16 @@ def test_both_directions(pairs, tmp_path):
     assert [row["name"] for row in content["rows"]] == ["A -> B", "B -> A"]
     width = Image.open(tmp_path / "directions.png").width
     assert width == 6 * 100 + 4  # input, output and target of each
+
+
+def test_some_rows_alone(demo, tmp_path):
+    words = [*words_for("table6", demo, tmp_path), "--rows", "L1", "L1+cGAN"]
+    content = content_of("table6", tmp_path, words)
+    assert [row["name"] for row in content["rows"]] == ["L1", "L1+cGAN"]
+    assert len(list(tmp_path.glob("*/seed_0"))) == 2
+    words = [*words_for("table6", demo, tmp_path), "--rows", "L1+GAN"]
+    with pytest.raises(UserError, match=r"no row 'L1\+GAN'; did you mean 'L1\+cGAN'"):
+        reproduce.main(*parse_reproduce_arguments("", words))
 
 
 def test_what_is_ordered_as_in_the_paper_is_counted():
