@@ -261,7 +261,7 @@ def notes(figures: dict) -> str:
     return (
         f"{figures['machine']}; {figures['versions']}; commit {figures['commit'] or 'unknown'}. "
         f"Random pictures of {figures['crop_size']} px; pairs loaded a second: {loading}.\n"
-        f"`{figures['command']}`"
+        f"`{figures['command']}`" + (f"\n{figures['note']}" if "note" in figures else "")
     )
 
 

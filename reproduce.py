@@ -325,7 +325,7 @@ def notes(content: dict) -> str:
                 "The labels were read by a generator photo -> labels, not by the paper's FCN-8s: "
                 "compare the rows with each other, not with the paper's."
             )
-    return "\n".join(lines + orders(content))
+    return "\n".join([*lines, *orders(content), *filter(None, [content.get("note")])])
 
 
 def picture_grid(columns: list[tuple[str, Path]], names: list[str]) -> Image.Image:

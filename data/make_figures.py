@@ -1,6 +1,7 @@
-"""Draws the two figures of data/README.md from pairs of the demo, so that they can be redrawn.
+"""Draws the two figures of data/README.md from pairs of the demo, so that they can be redrawn, and
+labels for the trained generator in pretrained/, as anyone could draw them in a paint program.
 
-python data/make_figures.py                  results/data_format.png and data_direction.png
+    python data/make_figures.py
 """
 
 import sys
@@ -14,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from config import Parser, one_line_errors
 from data.make_demo import SIZE as SIDE
 from data.make_demo import make_pair
+from scores import PALETTES
 
 WIDTH = 1400  # px; shown half as wide, which is sharp on every screen
 INK, GREY, LINE = "#1f2328", "#59636e", "#d0d7de"
@@ -126,9 +128,38 @@ def draw_direction(path: Path) -> None:
     figure.save(path)
 
 
+def draw_labels(path: Path) -> None:
+    """A house of our own in the colours of the facades dataset, at the size of the generator."""
+    colours = PALETTES["facades"].classes
+    image = Image.new("RGB", (128, 128), colours["background"])
+    draw = ImageDraw.Draw(image)
+
+    def box(label: str, left: int, top: int, width: int, height: int):
+        draw.rectangle((left, top, left + width - 1, top + height - 1), colours[label])
+
+    box("facade", 12, 8, 104, 116)
+    box("molding", 12, 12, 104, 7)
+    for floor, top in enumerate((27, 51, 75)):
+        for column, left in enumerate((20, 39, 58, 77, 96)):
+            box("cornice", left - 2, top - 4, 16, 3)
+            box("window", left, top, 12, 14)
+            box("sill", left - 1, top + 14, 14, 2)
+            if floor == 1 and 1 <= column <= 3:
+                box("balcony", left - 3, top + 8, 18, 9)
+    box("molding", 12, 94, 104, 5)
+    box("shop", 16, 101, 38, 23)
+    box("shop", 74, 101, 38, 23)
+    box("door", 58, 102, 12, 22)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, optimize=True)
+    print(path)
+
+
 def main() -> None:
     Parser(__doc__).parse_args()
-    results = Path(__file__).resolve().parent.parent / "results"
+    root = Path(__file__).resolve().parent.parent
+    draw_labels(root / "pretrained" / "labels.png")
+    results = root / "results"
     draw_format(results / "data_format.png")
     draw_direction(results / "data_direction.png")
 

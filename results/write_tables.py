@@ -30,14 +30,14 @@ def described(figures: dict) -> str:
     return f"{reproduce.markdown(figures)}\n\n{reproduce.notes(figures)}"
 
 
-def with_tables(page: str) -> str:
+def with_tables(page: str, root: Path = ROOT) -> str:
     """The page with its tables as the files have them. Raises UserError if one is missing or is
     none."""
 
     def table(found: re.Match) -> str:
         begin, name, end = found.groups()
         try:
-            return f"{begin}\n{described(read_json(ROOT / name))}\n\n{end}"
+            return f"{begin}\n{described(read_json(root / name))}\n\n{end}"
         except (KeyError, TypeError, IndexError) as error:
             raise UserError(
                 f"{name} is no table of reproduce.py or benchmark.py: {error}"
