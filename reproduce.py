@@ -305,11 +305,16 @@ def notes(content: dict) -> str:
 
     seeds = content["seeds"]
     several = f"seeds {', '.join(map(str, seeds))}, mean ± std" if len(seeds) > 1 else "one seed"
+    training = [
+        f"{config['epochs']} epochs ({all_of('steps')} steps) at {config['crop_size']} px",
+        f"batch {config['batch_size']}",
+        f"{config['base_channels']} filters in G" if content["table"] != "sizes" else "",
+        f"{config['discriminator_channels']} filters in D",
+        config["precision"] if content["table"] != "precision" else "",
+    ]
     lines = [
         f"{runs[0]['images']} {runs[0]['split']} pictures of {Path(config['data_root']).name}, "
-        f"{several}. {config['epochs']} epochs ({all_of('steps')} steps) at "
-        f"{config['crop_size']} px, batch {config['batch_size']}, {config['base_channels']} filters"
-        f" in G and {config['discriminator_channels']} in D, {config['precision']}. "
+        f"{several}. {', '.join(filter(None, training))}. "
         f"{all_of('machine')}; {all_of('versions')}; commit {all_of('commit') or 'unknown'}.",
         f"`{content['command']}`",
     ]

@@ -268,6 +268,7 @@ def test_precisions_are_put_beside_each_other(demo, tmp_path):
     assert len(found) == 2
     configs = [json.loads(file.read_text()) for file in tmp_path.glob("*/seed_0/config.json")]
     assert {"fp32", "bf16"} == {config["precision"] for config in configs}
+    assert "filters in D. " in (tmp_path / "precision.md").read_text()
 
 
 def test_the_sizes_are_those_of_the_files(demo, tmp_path):
@@ -282,7 +283,8 @@ def test_the_sizes_are_those_of_the_files(demo, tmp_path):
         weights = load_generator(tmp_path / folder / "seed_0").parameters()
         assert whole["megabytes"] == sum(weight.nbytes for weight in weights) / 1e6
         assert 0 < abs(whole["l1"] - half["l1"]) < 1e-2
-    assert "| MB |" in (tmp_path / "sizes.md").read_text()
+    text = (tmp_path / "sizes.md").read_text()
+    assert "| MB |" in text and "filters in G" not in text and "filters in D" in text
 
 
 def test_both_directions(pairs, tmp_path):
