@@ -122,6 +122,18 @@ def rows_of(table: str, base: Config) -> list[Row]:
     return rows[table]
 
 
+# What the rows of a table are.
+TITLES = {
+    "table1": "loss",
+    "table2": "generator",
+    "table3": "receptive field",
+    "table6": "loss",
+    "recipes": "recipe",
+    "precision": "precision",
+    "sizes": "generator",
+    "directions": "direction",
+}
+
 # A column: its title, what it is of a run, and its format.
 PICTURE_COLUMNS = [("L1", "l1", "{:.3f}"), ("PSNR", "psnr", "{:.2f}"), ("SSIM", "ssim", "{:.3f}")]
 PHOTO_COLUMNS = [
@@ -259,7 +271,7 @@ def markdown(content: dict) -> str:
     costs = COST_COLUMNS if content["table"] == "sizes" else COST_COLUMNS[1:]
     columns = label_columns(content) + PICTURE_COLUMNS + PHOTO_COLUMNS + costs
     columns = [column for column in columns if column[1] in known]
-    table = [[content["table"], *(title for title, *_ in columns), "paper"]]
+    table = [[TITLES[content["table"]], *(title for title, *_ in columns), "paper"]]
     table.append(["---"] * len(table[0]))
     for row in rows:
         cells = [cell([run[key] for run in row["runs"]], form) for _, key, form in columns]

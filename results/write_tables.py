@@ -25,9 +25,9 @@ BLOCK = re.compile(r"(<!-- (results/[\w.]+\.json) -->\n).*?(<!-- end -->)", re.D
 
 def described(figures: dict) -> str:
     """A table and what has to be known of it, of what either script wrote."""
-    if "steps" in figures:
-        return f"{benchmark.markdown(figures)}\n\n{benchmark.notes(figures)}"
-    return f"{reproduce.markdown(figures)}\n\n{reproduce.notes(figures)}"
+    script = benchmark if "steps" in figures else reproduce
+    notes = [f"- {note}" for note in script.notes(figures).splitlines()]
+    return "\n".join([script.markdown(figures), "", *notes])
 
 
 def with_tables(page: str, root: Path = ROOT) -> str:
