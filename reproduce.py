@@ -307,6 +307,21 @@ def orders(content: dict) -> list[str]:
     return lines
 
 
+def difference(content: dict) -> list[str]:
+    """A line on how far two rows are apart, and how far seeds alone could have put them."""
+    if len(content["rows"]) != 2 or len(content["seeds"]) < 2:
+        return []
+    first, second = content["rows"]
+    words = []
+    for title, key, form in PICTURE_COLUMNS:
+        one, other = ([run[key] for run in row["runs"]] for row in (first, second))
+        apart = statistics.fmean(other) - statistics.fmean(one)
+        error = math.sqrt(sum(statistics.variance(values) / len(values) for values in (one, other)))
+        words.append(f"{title} {form.format(apart)} ± {form.format(error)}")
+    rows = f"{second['name']} less {first['name']}"
+    return [f"{rows}, ± the standard error of that difference: {', '.join(words)}."]
+
+
 def notes(content: dict) -> str:
     """What has to be known of the table: whose numbers, how, where, and what the labels mean."""
     config, read = content["config"], content["read"]
@@ -342,7 +357,8 @@ def notes(content: dict) -> str:
                 "The labels were read by a generator photo -> labels, not by the paper's FCN-8s: "
                 "compare the rows with each other, not with the paper's."
             )
-    return "\n".join([*lines, *orders(content), *filter(None, [content.get("note")])])
+    lines += orders(content) + difference(content)
+    return "\n".join(lines + ([content["note"]] if "note" in content else []))
 
 
 def picture_grid(columns: list[tuple[str, Path]], names: list[str]) -> Image.Image:

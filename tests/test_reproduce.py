@@ -295,6 +295,18 @@ def test_both_directions(pairs, tmp_path):
     assert width == 6 * 100 + 4  # input, output and target of each
 
 
+def test_how_far_two_rows_are_apart():
+    def row(name: str, values: list[float]) -> dict:
+        keys = ("l1", "psnr", "ssim")
+        return {"name": name, "runs": [dict.fromkeys(keys, value) for value in values]}
+
+    rows = [row("one", [1, 2, 3]), row("other", [2, 4, 6])]  # variances 1 and 4
+    (line,) = reproduce.difference({"rows": rows, "seeds": [0, 1, 2]})
+    assert line.startswith("other less one") and "L1 2.000 ± 1.291, PSNR 2.00 ± 1.29" in line
+    assert not reproduce.difference({"rows": rows, "seeds": [0]})
+    assert not reproduce.difference({"rows": [*rows, rows[0]], "seeds": [0, 1, 2]})
+
+
 def test_some_rows_alone(demo, tmp_path):
     words = [*words_for("table6", demo, tmp_path), "--rows", "L1", "L1+cGAN"]
     content = content_of("table6", tmp_path, words)
