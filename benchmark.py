@@ -257,16 +257,23 @@ def markdown(figures: dict) -> str:
 
 def notes(figures: dict) -> str:
     """What has to be known of that table."""
+    rates = figures["rates"]
+    floor = [f"a large {rates['precision']} matrix product {rates['TFLOP/s']:.2f} TFLOP/s"]
+    floor += [f"a copy {rates['GB/s']:.0f} GB/s"] if "GB/s" in rates else []
     loading = ", ".join(f"{name} {rate:.0f}" for name, rate in figures["loading"].items())
     return (
         f"{figures['machine']}; {figures['versions']}; commit {figures['commit'] or 'unknown'}. "
-        f"Random pictures of {figures['crop_size']} px; pairs loaded a second: {loading}.\n"
+        f"Random pictures of {figures['crop_size']} px; pairs loaded a second: {loading}. "
+        f"The floor: {', '.join(floor)}.\n"
         f"`{figures['command']}`" + (f"\n{figures['note']}" if "note" in figures else "")
     )
 
 
-def step_table(configs: list[Config], device: torch.device, turns: int, port: str | None) -> list:
-    """Prints the table of the steps, for each configuration its variants; returns its rows."""
+def step_table(
+    configs: list[Config], device: torch.device, turns: int, port: str | None
+) -> tuple[list[dict], dict[str, float]]:
+    """Prints the table of the steps, for each configuration its variants. Returns its rows, and the
+    rates that make the floor."""
     config = configs[0]
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[config.precision]
     flop_rate, byte_rate = matrix_rate(dtype, device), copy_rate(device)
@@ -312,7 +319,7 @@ def step_table(configs: list[Config], device: torch.device, turns: int, port: st
             )
             rows.append(dict(zip(COLUMNS, values, strict=True)))
             show(cells(rows[-1]))
-    return rows
+    return rows, {"TFLOP/s": flop_rate / 1e12, "GB/s": byte_rate / 1e9}
 
 
 def loading_table(config: Config) -> dict[str, float]:
@@ -352,9 +359,15 @@ def main(arguments) -> None:
     if Path(config.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
         make_demo(DEMO_ROOT)
     loading = loading_table(config)  # first, so that bad data cost no minutes
-    steps = step_table(configs, device, arguments.turns, arguments.port)
+    steps, rates = step_table(configs, device, arguments.turns, arguments.port)
     if arguments.output:
-        figures = {**made, "crop_size": config.crop_size, "steps": steps, "loading": loading}
+        figures = {
+            **made,
+            "crop_size": config.crop_size,
+            "rates": {**rates, "precision": config.precision},
+            "steps": steps,
+            "loading": loading,
+        }
         with replacing(arguments.output) as temporary:
             temporary.write_text(json.dumps(figures, indent=2) + "\n")
 

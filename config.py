@@ -483,6 +483,14 @@ def parse_reproduce_arguments(
     if table == "table2" and preset == "cityscapes":
         base = replace(base, batch_size=10)  # the paper's in this comparison
     base = replace(base, **given)
+    if table == "sizes" and base.base_channels < 4:
+        raise UserError(
+            f"base_channels is {base.base_channels}; sizes goes down to a quarter of it"
+        )
+    if table == "recipes" and (base.depth < 6 or base.epochs < 2):
+        raise UserError(
+            f"depth is {base.depth} and epochs {base.epochs}; recipes takes 6 and 2 or more"
+        )
     if "output" not in given:
         folder = f"runs/reproduce_{PurePath(base.data_root).name}"
         if base.batch_size != PRESETS[preset].batch_size:

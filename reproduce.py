@@ -13,7 +13,8 @@ table6      photo -> labels, the losses again   directions  A -> B and B -> A
 Ends with the table, beside the paper's numbers where there are any, and a grid of pictures. The
 same command goes on where it was stopped, skips what is finished, and trains but once what several
 tables have in common. Without a preset it is that of the data's name, else cityscapes. The labels
-are read by a generator that is trained first, or by that of --scorer.
+are read by a generator that is trained first, or by that of --scorer. (table2 of cityscapes has
+batches of 10, as in the paper, and so a folder of its own: there --scorer saves a training.)
 """
 
 from config import one_line_errors, parse_reproduce_arguments
@@ -160,34 +161,44 @@ def config_of(base: Config, fields: dict, seed: int) -> Config:
     return replace(base, **fields, seed=seed, output=str(output))
 
 
-def run_once(config: Config, scorer: Path | None = None) -> dict:
-    """`run_alone`, while no other process trains in the run's folder."""
-    with alone_in(Path(config.output)):
-        return run_alone(config, scorer)
+def run_once(config: Config, scorer: Path | None = None, half: bool = False) -> dict:
+    """Trains and scores a run, or what is left of it to do, while no other process trains in its
+    folder. Returns the scores of its test split, what it took, and where and how it was trained.
+    With `half` they are those of the generator as it is exported in half precision; the run itself
+    has to be finished then.
 
-
-def run_alone(config: Config, scorer: Path | None) -> dict:
-    """Trains and scores a run, or what is left of it to do. Returns the scores of its test split,
-    what it took, and where and how that was measured.
-
-    row.json in its folder says for what they hold. Exits as train.py does if it is stopped by a
-    signal. Raises UserError if the folder holds a run that could not become this one.
+    row.json in the run's folder says for what they hold. Exits as train.py does if it is stopped by
+    a signal. Raises UserError if the folder holds a run that could not become this one.
     """
     folder = Path(config.output)
-    row, begun = folder / "row.json", bool(checkpoint_files(folder))
-    wanted = {"config": asdict(config), "scorer": None}
-    if scorer:
-        modified = [file.stat().st_mtime_ns for file in checkpoint_files(scorer)[:1]]
-        wanted["scorer"] = [str(scorer), *modified]
-    if row.exists():
-        with contextlib.suppress(ValueError, AttributeError, TypeError):  # a broken one is as none
-            known = json.loads(row.read_text())
-            result = known.pop("result", None)
-            if begun and result and known == wanted:
-                print(f"{folder} is finished")
-                return result
+    with alone_in(folder):
+        row = folder / ("row_half.json" if half else "row.json")
+        wanted = {"config": asdict(config), "scorer": scorer and identity(scorer)}
+        if row.exists() and checkpoint_files(folder):
+            with contextlib.suppress(ValueError, AttributeError):  # a broken one is as none
+                known = json.loads(row.read_text())
+                result = known.pop("result", None)
+                if result and known == {**wanted, "run": identity(folder)}:
+                    print(f"{folder} is finished{' in half precision' if half else ''}")
+                    return result
+        if not half:
+            train_to_the_end(config)
+        result = measure(config, scorer, half)
+        content = {**wanted, "run": identity(folder), "result": result}
+        with replacing(row) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+    return result
 
-    checkpoint = load_checkpoint(folder) if begun else None
+
+def identity(run: Path) -> list:
+    """What changes when a run is trained on: its name, and when its checkpoint was written."""
+    return [str(run), checkpoint_files(run)[0].stat().st_mtime_ns]
+
+
+def train_to_the_end(config: Config) -> None:
+    """A run, or what is left of it. Exits and raises as `run_once` says."""
+    folder = Path(config.output)
+    checkpoint = load_checkpoint(folder) if checkpoint_files(folder) else None
     if checkpoint:
         before = config_from_dict(checkpoint["config"])
         train.check_resumable(checkpoint, before, folder)
@@ -197,51 +208,46 @@ def run_alone(config: Config, scorer: Path | None) -> dict:
             raise UserError(f"{folder}: {error}, with another --output") from error
         taken = checkpoint["step"] - checkpoint["shift"]
         trained = taken // checkpoint["steps_per_epoch"]
+        decays = before.decay_epochs or config.decay_epochs  # then it matters where the end was
         for name, was in (
             ("data_root", before.data_root),
             ("precision", before.precision),
-            ("epochs", max(trained, config.epochs)),
+            ("decay_epochs", before.decay_epochs),
+            ("epochs", before.epochs if decays else max(trained, config.epochs)),
         ):
             if was != getattr(config, name):
                 raise UserError(
                     f"{folder} was trained with {name} {was}, not {getattr(config, name)}; give "
                     "another --output"
                 )
-    row.unlink(missing_ok=True)
     code = train.train(config, checkpoint)
     if code:
         print("the same command goes on from here")
         sys.exit(code)
 
-    generator = load_generator(folder, config.device)
-    generator.config = config
+
+def measure(config: Config, scorer: Path | None, half: bool) -> dict:
+    """The result of a finished run, as `run_once` says."""
+    folder = Path(config.output)
+    pictures, source = folder / "test", folder
+    if half:
+        pictures, source = folder / "test_half", folder / "half"
+        export_generator(folder, source, half=True)
+    generator = load_generator(source, config.device)
+    generator.config = config  # an export leaves out where it was trained
     reader = load_generator(scorer, config.device) if scorer else None
-    scores = evaluate_split(generator, "test", folder / "test", scorer=reader)
-    trained = load_checkpoint(folder)
-    minutes = trained.get("seconds", math.nan) / 60
-    result = {
+    scores = evaluate_split(generator, "test", pictures, scorer=reader)
+    weights = sum(weight.nbytes for weight in generator.state_dict().values())
+    checkpoint = load_checkpoint(folder)
+    seconds = checkpoint.get("seconds", math.nan)  # an earlier version did not count them
+    return {
         **scores,
         "training_seed": config.seed,
-        "steps": trained["step"],
-        "minutes": None if math.isnan(minutes) else minutes,
-        "megabytes": sum(weight.nbytes for weight in generator.state_dict().values()) / 1e6,
-        **origin(choose_device(config.device)),
+        "steps": checkpoint["step"],
+        "minutes": None if math.isnan(seconds) else seconds / 60,
+        "megabytes": ((source / WEIGHTS).stat().st_size if half else weights) / 1e6,
+        **checkpoint.get("origin", {"machine": "", "versions": "", "commit": ""}),
     }
-    with replacing(row) as temporary:
-        temporary.write_text(json.dumps({**wanted, "result": result}, indent=2) + "\n")
-    return result
-
-
-def in_half_precision(config: Config, scorer: Path | None, result: dict) -> dict:
-    """The `result` of a run as it is after its generator was exported in half precision."""
-    shared = Path(config.output) / "half"
-    export_generator(config.output, shared, half=True)
-    reader = load_generator(scorer, config.device) if scorer else None
-    generator = load_generator(shared, config.device)
-    generator.config = config  # the export has left out where it was trained
-    scores = evaluate_split(generator, "test", Path(config.output) / "test_half", scorer=reader)
-    megabytes = (shared / WEIGHTS).stat().st_size / 1e6
-    return {**result, **scores, "megabytes": megabytes, **origin(choose_device(config.device))}
 
 
 # ---- A table ----------------------------------------------------------------------------------
@@ -252,7 +258,9 @@ def cell(values: list[float | None], form: str) -> str:
     if None in values:
         return ""
     mean = form.format(statistics.fmean(values))
-    return f"{mean} ± {form.format(statistics.stdev(values))}" if len(values) > 1 else mean
+    if len(values) == 1 or not all(map(math.isfinite, values)):
+        return mean
+    return f"{mean} ± {form.format(statistics.stdev(values))}"
 
 
 def paper_cell(numbers: tuple[float, float, float] | None) -> str:
@@ -308,18 +316,19 @@ def orders(content: dict) -> list[str]:
 
 
 def difference(content: dict) -> list[str]:
-    """A line on how far two rows are apart, and how far seeds alone could have put them."""
-    if len(content["rows"]) != 2 or len(content["seeds"]) < 2:
+    """A line on how far two rows are apart, seed by seed."""
+    seeds = len(content["seeds"])
+    if content["table"] == "directions" or len(content["rows"]) != 2 or seeds < 2:
         return []
     first, second = content["rows"]
     words = []
     for title, key, form in PICTURE_COLUMNS:
-        one, other = ([run[key] for run in row["runs"]] for row in (first, second))
-        apart = statistics.fmean(other) - statistics.fmean(one)
-        error = math.sqrt(sum(statistics.variance(values) / len(values) for values in (one, other)))
-        words.append(f"{title} {form.format(apart)} ± {form.format(error)}")
+        pairs = zip(first["runs"], second["runs"], strict=True)
+        apart = [other[key] - one[key] for one, other in pairs]
+        error = statistics.stdev(apart) / math.sqrt(seeds)
+        words.append(f"{title} {form.format(statistics.fmean(apart))} ± {form.format(error)}")
     rows = f"{second['name']} less {first['name']}"
-    return [f"{rows}, ± the standard error of that difference: {', '.join(words)}."]
+    return [f"{rows}, seed by seed, mean ± its standard error: {', '.join(words)}."]
 
 
 def notes(content: dict) -> str:
@@ -347,11 +356,11 @@ def notes(content: dict) -> str:
     ]
     if content["palette"] is None:
         lines.append("The labels have no known palette (--palette): they are not scored.")
-    elif read + "classes_present" in runs[0]:
+    elif all(read + "classes_present" in run for run in runs):
         present = runs[0][read + "classes_present"]
         known = len(PALETTES[content["palette"]].classes)
         rest = "; the others count 0" if present < known else ""
-        lines.append(f"{present} of the {known} classes occur in the test pictures{rest}.")
+        lines.append(f"{present} of the {known} classes occur in these pictures{rest}.")
         if read:
             lines.append(
                 "The labels were read by a generator photo -> labels, not by the paper's FCN-8s: "
@@ -389,6 +398,8 @@ def main(
     """Reproduces a table, or `only` some rows, with `base` for all that they leave open. Returns an
     exit code."""
     folder = Path(base.output)
+    if scorer and not checkpoint_files(scorer):
+        raise UserError(f"--scorer {scorer} is no run folder and no checkpoint")
     if Path(base.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
         make_demo(DEMO_ROOT)
     # The same for all rows.
@@ -411,7 +422,10 @@ def main(
     }
     directions = list(dict.fromkeys(config.direction for config in configs.values()))
     read = "read_" if directions == ["BtoA"] else ""
-    if palette is None or not read:
+    colours = base.in_channels == base.out_channels == 3
+    if palette is None or not read or not colours:
+        if scorer:
+            print(f"--scorer {scorer} is not used: nothing here makes photos of known labels")
         scorer = None
     elif scorer is None:
         print(f"\n==== {table}: the scorer, photo -> labels")
@@ -426,13 +440,11 @@ def main(
     results, pictures = {}, {}
     for (name, seed), config in configs.items():
         print(f"\n==== {table}: {name}, seed {seed}")
-        results.setdefault(name, []).append(run_once(config, scorer))
-        pictures.setdefault((config.direction, name), Path(config.output) / "test")
-        if table == "sizes":
-            half = f"{name}, half precision"
-            run = in_half_precision(config, scorer, results[name][-1])
-            results.setdefault(half, []).append(run)
-            pictures.setdefault((config.direction, half), Path(config.output) / "test_half")
+        for half in (False, True) if table == "sizes" else (False,):
+            title = f"{name}, half precision" if half else name
+            results.setdefault(title, []).append(run_once(config, scorer, half))
+            shown = Path(config.output) / ("test_half" if half else "test")
+            pictures.setdefault((config.direction, title), shown)
 
     papers = {row.name: row.paper for row in rows}
     content = {
@@ -446,8 +458,9 @@ def main(
         "rows": [{"name": n, "paper": papers.get(n), "runs": runs} for n, runs in results.items()],
     }
     text = f"{markdown(content)}\n\n{notes(content)}"
-    for ending, lines in {"md": text, "json": json.dumps(content, indent=2)}.items():
-        with replacing(folder / f"{table}.{ending}") as temporary:
+    result = folder / (f"{table}_rows" if only else table)
+    for ending, lines in {".md": text, ".json": json.dumps(content, indent=2)}.items():
+        with replacing(result.with_suffix(ending)) as temporary:
             temporary.write_text(lines + "\n")
     shown = [name for name in names if name in PICTURES] or names[: len(PICTURES)]
     columns = []
@@ -457,10 +470,10 @@ def main(
         columns += [("input", any_row / "input")]
         columns += [(name, folder / "output") for name, folder in outputs.items()]
         columns += [("target", any_row / "target")]
-    save_image(picture_grid(columns, shown), folder / f"{table}.png")
+    save_image(picture_grid(columns, shown), result.with_suffix(".png"))
     print(f"\n{text}\n")
-    print(f"  table     {folder / table}.md  (every seed in {table}.json)")
-    print(f"  pictures  {folder / table}.png")
+    print(f"  table     {result}.md  (every seed in {result.name}.json)")
+    print(f"  pictures  {result}.png")
     return 0
 
 

@@ -47,7 +47,7 @@ from fast import GraphedStep, choose_precision, prepare
 from files import check_fits, replacing, tensors_of
 from generator import UNetGenerator
 from log import LOSSES, Log, Meter, Watch, draw_curves, draw_progress
-from processes import Background, Processes, StopRequest, alone_in, device_of
+from processes import Background, Processes, StopRequest, alone_in, device_of, origin
 from scores import score
 from utils import (
     build_discriminator,
@@ -293,6 +293,8 @@ def check_resumable(checkpoint: dict, config: Config, folder: Path) -> None:
     for name, least in (("shift", -(2**63)), ("losses_steps", 0)):
         if not least <= checkpoint[name] <= most:
             raise UserError(f"the checkpoint of {folder}: {name} is {checkpoint[name]}")
+    if not (math.isnan(checkpoint["seconds"]) or 0 <= checkpoint["seconds"] < 1e10):
+        raise UserError(f"the checkpoint of {folder}: seconds is {checkpoint['seconds']}")
     if not checkpoint["rng"]:
         raise UserError(f"the checkpoint of {folder}: rng is empty")
 
@@ -313,7 +315,7 @@ def train_on(
     """`train` in one of the processes, on its device."""
     folder = Path(config.output)
     latest = folder / "checkpoints" / "latest.pt"
-    begun = time.monotonic()
+    begun, here = time.monotonic(), origin(device)
     if checkpoint:
         check_resumable(checkpoint, config, folder)
     elif processes.first:
@@ -379,6 +381,7 @@ def train_on(
             "shift": order.shift,
             "pairs": data.fingerprint(),
             "seconds": seconds + time.monotonic() - begun,
+            "origin": here,
             "losses": losses,
             "losses_steps": meter.steps,
             "rng": rng,

@@ -20,7 +20,9 @@ from config import Parser, UserError, one_line_errors
 from files import read_json, replacing
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(<!-- (results/[\w.]+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(
+    r"(<!-- (results/[\w.]+\.json) -->\n)(?:(?!<!-- results/).)*?(<!-- end -->)", re.DOTALL
+)
 
 
 def described(figures: dict) -> str:
@@ -36,13 +38,16 @@ def with_tables(page: str, root: Path = ROOT) -> str:
 
     def table(found: re.Match) -> str:
         begin, name, end = found.groups()
+        figures = read_json(root / name)
         try:
-            return f"{begin}\n{described(read_json(root / name))}\n\n{end}"
-        except (KeyError, TypeError, IndexError) as error:
+            return f"{begin}\n{described(figures)}\n\n{end}"
+        except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
             raise UserError(
                 f"{name} is no table of reproduce.py or benchmark.py: {error}"
             ) from error
 
+    if page.count("<!-- results/") > len(BLOCK.findall(page)):
+        raise UserError("a table lacks its <!-- end -->")
     return BLOCK.sub(table, page)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY, arguments, run_script
 from PIL import Image
 
@@ -18,7 +19,7 @@ from data.make_demo import make_demo
 from dataset import PairedDataset, read_pair
 from evaluate import LabelReader, evaluate_split, true_classes
 from scores import PALETTES, read_classes
-from utils import load_generator, to_tensor
+from utils import load_checkpoint, load_generator, to_tensor
 
 # The smallest pictures of which the largest receptive field leaves something.
 FIELDS = {**TINY, "load_size": 100, "crop_size": 96, "depth": 5, "epochs": 1, "sample_images": 1}
@@ -215,6 +216,7 @@ def test_a_run_of_other_settings_is_not_mistaken_for_the_row(demo, tmp_path):
         ({"learning_rate": 0.001}, r"learning_rate was 0\.0002"),
         ({"epochs": 1}, "epochs 2, not 1"),
         ({"precision": "fp32"}, "precision bf16, not fp32"),
+        ({"decay_epochs": 1}, "decay_epochs 0, not 1"),
         ({"data_root": tmp_path / "other" / "demo"}, "data_root"),
     ):
         words = words_for("table6", demo, tmp_path / "out", **{"epochs": 2, **fields})
@@ -241,9 +243,9 @@ def test_what_tables_have_in_common_is_trained_once(demo, tmp_path, capsys):
         assert capsys.readouterr().out.count("is finished") == finished  # the scorer, L1+cGAN
 
 
-def content_of(table: str, folder: Path, words: list[str]) -> dict:
+def content_of(name: str, folder: Path, words: list[str]) -> dict:
     assert reproduce.main(*parse_reproduce_arguments("", words)) == 0
-    return json.loads((folder / f"{table}.json").read_text())
+    return json.loads((folder / f"{name}.json").read_text())
 
 
 def test_the_ports_recipe_is_put_beside_the_papers(demo, tmp_path):
@@ -271,8 +273,11 @@ def test_precisions_are_put_beside_each_other(demo, tmp_path):
     assert "filters in D. " in (tmp_path / "precision.md").read_text()
 
 
-def test_the_sizes_are_those_of_the_files(demo, tmp_path):
+def test_the_sizes_are_those_of_the_files(demo, tmp_path, capsys):
     content = content_of("sizes", tmp_path, words_for("sizes", demo, tmp_path))
+    capsys.readouterr()
+    assert content_of("sizes", tmp_path, words_for("sizes", demo, tmp_path)) == content
+    assert capsys.readouterr().out.count("is finished") == 1 + 2 * 3  # the scorer, each size twice
     runs = {row["name"]: row["runs"][0] for row in content["rows"]}
     names = [f"{n} filters{half}" for n in (4, 2, 1) for half in ("", ", half precision")]
     assert list(runs) == names
@@ -287,30 +292,59 @@ def test_the_sizes_are_those_of_the_files(demo, tmp_path):
     assert "| MB |" in text and "filters in G" not in text and "filters in D" in text
 
 
-def test_both_directions(pairs, tmp_path):
-    words = words_for("directions", pairs, tmp_path)
+def test_both_directions(demo, tmp_path):
+    words = words_for("directions", demo, tmp_path)
     content = content_of("directions", tmp_path, words)
     assert [row["name"] for row in content["rows"]] == ["A -> B", "B -> A"]
     width = Image.open(tmp_path / "directions.png").width
     assert width == 6 * 100 + 4  # input, output and target of each
+    assert "classes" not in (tmp_path / "directions.md").read_text()  # only one has them
 
 
-def test_how_far_two_rows_are_apart():
+def test_grey_pictures_are_not_read(demo, tmp_path, capsys):
+    words = [*words_for("recipes", demo, tmp_path, out_channels=1, depth=6, epochs=2)]
+    words = [*words, "--crop_size", "64", "--load_size", "64"]
+    content = content_of("recipes", tmp_path, words)
+    assert content["scorer"] is None and not list(tmp_path.glob("*AtoB"))
+
+
+def test_where_a_run_was_trained_stays_with_it(demo, tmp_path):
+    words = [*words_for("table6", demo, tmp_path), "--rows", "L1"]
+    content = content_of("table6_rows", tmp_path, words)
+    run = content["rows"][0]["runs"][0]
+    assert "cores of" in run["machine"] and "torch" in run["versions"] and run["commit"]
+    (row,) = tmp_path.glob("*/seed_0/row.json")
+    checkpoint = row.parent / "checkpoints" / "latest.pt"
+    state = load_checkpoint(checkpoint)
+    state |= {"origin": {"machine": "another", "versions": "1", "commit": "2"}, "seconds": 120.0}
+    torch.save(state, checkpoint)  # scored anew, for it is another checkpoint
+    run = content_of("table6_rows", tmp_path, words)["rows"][0]["runs"][0]
+    assert (run["machine"], run["minutes"]) == ("another", 2.0)
+    del state["origin"], state["seconds"]  # as an earlier version left it
+    torch.save(state, checkpoint)
+    run = content_of("table6_rows", tmp_path, words)["rows"][0]["runs"][0]
+    assert (run["machine"], run["minutes"]) == ("", None)
+
+
+def test_how_far_two_rows_are_apart_seed_by_seed():
     def row(name: str, values: list[float]) -> dict:
         keys = ("l1", "psnr", "ssim")
         return {"name": name, "runs": [dict.fromkeys(keys, value) for value in values]}
 
-    rows = [row("one", [1, 2, 3]), row("other", [2, 4, 6])]  # variances 1 and 4
-    (line,) = reproduce.difference({"rows": rows, "seeds": [0, 1, 2]})
-    assert line.startswith("other less one") and "L1 2.000 ± 1.291, PSNR 2.00 ± 1.29" in line
-    assert not reproduce.difference({"rows": rows, "seeds": [0]})
-    assert not reproduce.difference({"rows": [*rows, rows[0]], "seeds": [0, 1, 2]})
+    rows = [row("one", [1, 5, 3]), row("other", [2, 7, 6])]  # 1, 2 and 3 apart
+    content = {"table": "recipes", "rows": rows, "seeds": [0, 1, 2]}
+    (line,) = reproduce.difference(content)
+    assert line.startswith("other less one") and "L1 2.000 ± 0.577, PSNR 2.00 ± 0.58" in line
+    assert not reproduce.difference({**content, "seeds": [0]})
+    assert not reproduce.difference({**content, "rows": [*rows, rows[0]]})
+    assert not reproduce.difference({**content, "table": "directions"})  # two tasks, not one
 
 
 def test_some_rows_alone(demo, tmp_path):
     words = [*words_for("table6", demo, tmp_path), "--rows", "L1", "L1+cGAN"]
-    content = content_of("table6", tmp_path, words)
+    content = content_of("table6_rows", tmp_path, words)
     assert [row["name"] for row in content["rows"]] == ["L1", "L1+cGAN"]
+    assert not (tmp_path / "table6.json").exists()
     assert len(list(tmp_path.glob("*/seed_0"))) == 2
     words = [*words_for("table6", demo, tmp_path), "--rows", "L1+GAN"]
     with pytest.raises(UserError, match=r"no row 'L1\+GAN'; did you mean 'L1\+cGAN'"):
@@ -334,6 +368,9 @@ def test_what_is_ordered_as_in_the_paper_is_counted():
     ("words", "line"),
     [
         (["precision", "--precision", "fp32"], "--precision"),
+        (["sizes", "--base_channels", "3"], "base_channels is 3"),
+        (["recipes", "--depth", "5"], "depth is 5"),
+        (["table1", "--scorer", "nowhere"], "--scorer nowhere is no run"),
         (["recipes", "--decay_epochs", "3"], "--decay_epochs"),
         (["table4"], "table4"),
         ([], "TABLE"),

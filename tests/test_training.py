@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import re
 import shutil
@@ -310,6 +311,23 @@ def refusal(capsys, *main) -> str:
     assert end.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     return next(line for line in lines if line.startswith("error: "))
+
+
+@pytest.mark.parametrize(("before", "said"), [(7200.0, " in 2:00:0"), (None, "\n")])
+def test_a_run_knows_how_long_it_took_in_all(pairs, tmp_path, capsys, before, said):
+    train.train(config_for(pairs, tmp_path / "run", epochs=1))
+    state = load_checkpoint(tmp_path / "run")
+    assert 0 < state["seconds"] < 300 and "trained to the end of epoch 1 in 0:0" in (
+        capsys.readouterr().out
+    )
+    state["seconds"] = before
+    if before is None:
+        del state["seconds"]  # as an earlier version left it
+    torch.save(state, tmp_path / "run" / "checkpoints" / "latest.pt")
+    assert train.main(None, {"epochs": 2}, str(tmp_path / "run")) == 0
+    assert f"trained to the end of epoch 2{said}" in capsys.readouterr().out
+    after = load_checkpoint(tmp_path / "run")["seconds"]
+    assert math.isnan(after) if before is None else 7200 < after < 7500
 
 
 def test_a_refused_resume_changes_nothing(pairs, tmp_path, capsys):
