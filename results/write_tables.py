@@ -15,7 +15,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import benchmark
-import reproduce
+import tables
 from config import Parser, UserError, one_line_errors
 from files import read_json, replacing
 
@@ -27,7 +27,7 @@ BLOCK = re.compile(
 
 def described(figures: dict) -> str:
     """A table and what has to be known of it, of what either script wrote."""
-    script = benchmark if "steps" in figures else reproduce
+    script = benchmark if "steps" in figures else tables
     notes = [f"- {note}" for note in script.notes(figures).splitlines()]
     return "\n".join([script.markdown(figures), "", *notes])
 

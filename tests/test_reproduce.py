@@ -13,6 +13,7 @@ from conftest import TINY, arguments, run_script
 from PIL import Image
 
 import reproduce
+import tables
 import train
 from config import Config, UserError, parse_reproduce_arguments
 from data.make_demo import make_demo
@@ -333,11 +334,11 @@ def test_how_far_two_rows_are_apart_seed_by_seed():
 
     rows = [row("one", [1, 5, 3]), row("other", [2, 7, 6])]  # 1, 2 and 3 apart
     content = {"table": "recipes", "rows": rows, "seeds": [0, 1, 2]}
-    (line,) = reproduce.difference(content)
+    (line,) = tables.difference(content)
     assert line.startswith("other less one") and "L1 2.000 ± 0.577, PSNR 2.00 ± 0.58" in line
-    assert not reproduce.difference({**content, "seeds": [0]})
-    assert not reproduce.difference({**content, "rows": [*rows, rows[0]]})
-    assert not reproduce.difference({**content, "table": "directions"})  # two tasks, not one
+    assert not tables.difference({**content, "seeds": [0]})
+    assert not tables.difference({**content, "rows": [*rows, rows[0]]})
+    assert not tables.difference({**content, "table": "directions"})  # two tasks, not one
 
 
 def test_some_rows_alone(demo, tmp_path):
@@ -360,7 +361,7 @@ def test_what_is_ordered_as_in_the_paper_is_counted():
         row("middle", (0.5, 0.2, 0.2), [0.7, 0.8]),
         row("worst", (0.1, 0.2, 0.2), [0.1, 0.2]),  # as the middle by the last two
     ]
-    lines = reproduce.orders({"rows": rows, "read": ""})
+    lines = tables.orders({"rows": rows, "read": ""})
     assert lines == ["IoU: 1 of 2 pairs as in the paper; but middle over best."]
 
 
