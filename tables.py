@@ -10,6 +10,7 @@ What a table holds is a dict, NAME.json in the folder of reproduce.py:
 import itertools
 import math
 import statistics
+import textwrap
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -167,15 +168,16 @@ def notes(content: dict) -> str:
 def picture_grid(columns: list[tuple[str, Path]], names: list[str]) -> Image.Image:
     """Pictures of the folders beside each other, a row for each name, under the columns' titles."""
     pictures = [[Image.open(folder / f"{n}.png") for _, folder in columns] for n in names]
-    side, gap, head = pictures[0][0].width, 4, 24
+    side, gap = pictures[0][0].width, 4
+    titles = [textwrap.wrap(title, max(side // 6, 6)) for title, _ in columns]
+    head = 10 + 14 * max(map(len, titles))
     grid = Image.new(
         "RGB", (len(columns) * (side + gap) + gap, head + len(names) * (side + gap)), "white"
     )
-    draw = ImageDraw.Draw(grid)
-    for i, (title, _) in enumerate(columns):
+    draw, font = ImageDraw.Draw(grid), ImageFont.load_default(12)
+    for i, lines in enumerate(titles):
         place = (gap + i * (side + gap) + side // 2, head // 2)
-        size = min(14, int(1.7 * side / len(title)))
-        draw.text(place, title, "black", ImageFont.load_default(size), anchor="mm")
+        draw.text(place, "\n".join(lines), "black", font, anchor="mm", align="center", spacing=2)
     for j, row in enumerate(pictures):
         for i, picture in enumerate(row):
             grid.paste(picture, (gap + i * (side + gap), head + j * (side + gap)))

@@ -58,7 +58,8 @@ def test_every_row_is_trained_scored_and_put_beside_the_papers(table, demo, tmp_
     assert grid.width == columns * 100 + 4
     for column, kind in ((0, "input"), (columns - 1, "target")):
         first = tmp_path / "out" / first_run(table) / "test" / kind / "1.png"
-        box = (4 + column * 100, 24, 100 + column * 100, 120)
+        head = grid.height - 2 * 100  # the titles are above the two pictures
+        box = (4 + column * 100, head, 100 + column * 100, head + 96)
         assert grid.crop(box) == Image.open(first).convert("RGB")
 
 
