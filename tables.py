@@ -137,7 +137,11 @@ def notes(content: dict) -> str:
     seeds = content["seeds"]
     several = f"seeds {', '.join(map(str, seeds))}, mean ± std" if len(seeds) > 1 else "one seed"
     training = [
-        f"{config['epochs']} epochs ({all_of('steps')} steps) at {config['crop_size']} px",
+        f"{config['epochs']} epoch{'s'[: config['epochs'] > 1]} ({all_of('steps')} steps)",
+        f"{config['crop_size']} px",
+        f"the learning rate falling over the last {decay}"
+        if (decay := config["decay_epochs"])
+        else "",
         f"batch {config['batch_size']}",
         f"{config['base_channels']} filters in G" if content["table"] != "sizes" else "",
         f"{config['discriminator_channels']} filters in D",
@@ -150,7 +154,9 @@ def notes(content: dict) -> str:
         f"`{content['command']}`",
     ]
     if content["palette"] is None:
-        lines.append("The labels have no known palette (--palette): they are not scored.")
+        lines.append(
+            "The colours of B are of no known palette (--palette), so no classes are scored."
+        )
     elif all(read + "classes_present" in run for run in runs):
         present = runs[0][read + "classes_present"]
         known = len(PALETTES[content["palette"]].classes)

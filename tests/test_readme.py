@@ -25,7 +25,11 @@ ELSEWHERE = {
     r"tensorboard --logdir \S+": ("tests/test_training.py", "EventAccumulator"),
     r"python data/download\.py facades": ("tests/test_download.py", '"data/download.py"'),
     r"python data/make_demo\.py": ("tests/test_demo.py", "make_demo"),
-    r"python benchmark\.py( --port DIR)?( --turns \d+)?": ("tests/test_benchmark.py", '"--port"'),
+    r"python benchmark\.py( --port DIR)?( --turns \d+| --output \S+)?": (
+        "tests/test_benchmark.py",
+        '"--port"',
+    ),
+    r"python results/write_tables\.py": ("tests/test_results.py", "write_tables.py"),
     r"python tests/(kill|fuzz|soak)\.py.*": ("tests/test_reliability.py", "The short form of"),
 }
 
@@ -35,7 +39,8 @@ REPLACED = {
     r"--nnodes 2": "--nnodes 1",
     r"HOST:29500": "localhost:0",
     r"--seeds 0 1 2": "--seeds 0",
-    r"--load_size 72 .* --discriminator_channels 16 ": "",  # the sizes of results/
+    r"--load_size (72|143) .* --discriminator_channels 16 ": "",  # the sizes of results/
+    r"'16 filters'": "'4 filters'",
     r"(reproduce\.py .*--epochs) \d+": r"\1 2",
     r"(table3 .*)": r"\1 --load_size 96 --crop_size 96 --depth 5",  # ImageGAN needs as much
     r"(recipes .*)": r"\1 --load_size 64 --crop_size 64 --depth 6 --epochs 2",  # and the port's
@@ -78,6 +83,7 @@ def workspace(tmp_path_factory) -> Path:
     for file in [*REPOSITORY.glob("*.py"), *REPOSITORY.glob("*.html")]:
         shutil.copy(file, folder)
     (folder / "data").mkdir()
+    shutil.copytree(REPOSITORY / "pretrained", folder / "pretrained")
     for file in (REPOSITORY / "data").glob("*.py"):
         shutil.copy(file, folder / "data")
     config = (folder / "config.py").read_text()

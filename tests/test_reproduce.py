@@ -172,7 +172,7 @@ def test_the_table_says_what_its_numbers_are(demo, tmp_path):
     shutil.copytree(demo, tmp_path / "mine")
     words = words_for("table6", tmp_path / "mine", tmp_path / "unknown", depth=5)
     assert reproduce.main(*parse_reproduce_arguments("", [*words])) == 0
-    assert "not scored" in (tmp_path / "unknown" / "table6.md").read_text()
+    assert "no classes are scored" in (tmp_path / "unknown" / "table6.md").read_text()
 
 
 def test_true_classes_are_those_of_the_file_not_of_its_resized_colours(demo, runs):

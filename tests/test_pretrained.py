@@ -1,0 +1,40 @@
+"""The generator that comes with the code, and the pictures beside it."""
+
+import numpy as np
+from conftest import REPOSITORY, run_script
+from PIL import Image
+
+from utils import load_generator, translate
+
+PRETRAINED = REPOSITORY / "pretrained" / "facades"
+LABELS = REPOSITORY / "pretrained" / "labels.png"
+
+
+def test_results_stay_small():
+    files = [*(REPOSITORY / "results").iterdir(), *PRETRAINED.iterdir()]
+    sizes = {file.name: file.stat().st_size for file in files if file.is_file()}
+    assert sum(size for name, size in sizes.items() if name != "model.safetensors") < 10e6
+    assert sizes["model.safetensors"] < 15e6
+
+
+def test_the_shipped_generator_makes_a_photo_of_labels(tmp_path):
+    words = [PRETRAINED, "--input", LABELS, "--output", tmp_path / "photo.png"]
+    done = run_script("evaluate.py", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    labels, photo = Image.open(LABELS), Image.open(tmp_path / "photo.png")
+    assert photo.size == labels.size
+    pixels = np.asarray(photo.convert("RGB"), float)
+    floor = pixels[27:41]  # the upper windows of data/make_figures.py, and the wall between them
+    windows = [floor[:, left : left + 12].mean() for left in (20, 39, 58, 77, 96)]
+    walls = [floor[:, left : left + 3].mean() for left in (34, 53, 72, 91)]
+    assert min(walls) > max(windows) + 10
+    assert (pixels.max(2) - pixels.min(2)).mean() < 60  # hardly any of the labels' colours is left
+
+
+def test_the_shipped_generator_follows_its_labels():
+    generator = load_generator(PRETRAINED)
+    labels = Image.open(LABELS).convert("RGB")
+    photo = np.asarray(translate(generator, labels), float)
+    mirrored = labels.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    other = np.asarray(translate(generator, mirrored), float)
+    assert np.abs(photo - other).mean() > 10
