@@ -493,6 +493,8 @@ def parse_reproduce_arguments(
         )
     if "output" not in given:
         folder = f"runs/reproduce_{PurePath(base.data_root).name}"
+        if base.crop_size != PRESETS[preset].crop_size:
+            folder += f"_{base.crop_size}px"
         if base.batch_size != PRESETS[preset].batch_size:
             folder += f"_batch_{base.batch_size}"
         base = replace(base, output=folder)

@@ -18,7 +18,9 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
     parser.add_argument("--split", default="test", help="train, val or test (default: test)")
     parser.add_argument("--input", metavar="PATH", help="a picture, or a folder of them, instead")
     parser.add_argument(
-        "--output", metavar="PATH", help="where the results go (default: the run; if shared, here)"
+        "--output",
+        metavar="PATH",
+        help="where the results go (default: the run; if shared, runs/shared)",
     )
     parser.add_argument("--mask", metavar="PATH", help="inpainting: white where --input is filled")
     parser.add_argument("--draw", action="store_true", help="edges: --input is a photo to be drawn")
@@ -343,7 +345,9 @@ def main(arguments) -> None:
             generator.config = replace(generator.config, **{name: getattr(arguments, name)})
     if arguments.draw and generator.config.task != "edges":
         raise UserError(f"--draw is for edges; the task of this run is {generator.config.task}")
-    folder = Path() if is_shared(arguments.run) else run_folder(arguments.run)
+    folder = run_folder(arguments.run)
+    if is_shared(arguments.run):  # its folder may be part of a repository
+        folder = Path("runs", "shared", Path(arguments.run).name.partition("@")[0])
 
     if arguments.input is not None:
         output = Path(arguments.output) if arguments.output else folder / "translated"

@@ -36,7 +36,7 @@ from data.make_demo import DEMO_ROOT, make_demo
 from dataset import PairedDataset
 from evaluate import LabelReader, evaluate_split
 from fast import choose_precision
-from files import replacing
+from files import read_json, replacing
 from processes import alone_in, choose_device, origin
 from sharing import WEIGHTS
 from tables import markdown, notes, picture_grid
@@ -142,13 +142,11 @@ def run_once(config: Config, scorer: Path | None = None, half: bool = False) -> 
     with alone_in(folder):
         row = folder / ("row_half.json" if half else "row.json")
         wanted = {"config": asdict(config), "scorer": scorer and identity(scorer)}
-        if row.exists() and checkpoint_files(folder):
-            with contextlib.suppress(ValueError, AttributeError):  # a broken one is as none
-                known = json.loads(row.read_text())
-                result = known.pop("result", None)
-                if result and known == {**wanted, "run": identity(folder)}:
-                    print(f"{folder} is finished{' in half precision' if half else ''}")
-                    return result
+        known = told(row)
+        result = known.pop("result", None)
+        if result and checkpoint_files(folder) and known == {**wanted, "run": identity(folder)}:
+            print(f"{folder} is finished{' in half precision' if half else ''}")
+            return result
         if not half:
             train_to_the_end(config)
         result = measure(config, scorer, half)
@@ -158,13 +156,20 @@ def run_once(config: Config, scorer: Path | None = None, half: bool = False) -> 
     return result
 
 
+def told(row: Path) -> dict:
+    """What a row.json says; a broken one is as none."""
+    with contextlib.suppress(UserError):
+        return read_json(row)
+    return {}
+
+
 def identity(run: Path) -> list:
     """What changes when a run is trained on: its name, and when its checkpoint was written."""
     return [str(run), checkpoint_files(run)[0].stat().st_mtime_ns]
 
 
-def train_to_the_end(config: Config) -> None:
-    """A run, or what is left of it. Exits and raises as `run_once` says."""
+def begun(config: Config) -> dict | None:
+    """The checkpoint of a run, if there is one. Raises UserError if it can't become this run."""
     folder = Path(config.output)
     checkpoint = load_checkpoint(folder) if checkpoint_files(folder) else None
     if checkpoint:
@@ -188,7 +193,12 @@ def train_to_the_end(config: Config) -> None:
                     f"{folder} was trained with {name} {was}, not {getattr(config, name)}; give "
                     "another --output"
                 )
-    code = train.train(config, checkpoint)
+    return checkpoint
+
+
+def train_to_the_end(config: Config) -> None:
+    """A run, or what is left of it. Exits and raises as `run_once` says."""
+    code = train.train(config, begun(config))
     if code:
         print("the same command goes on from here")
         sys.exit(code)
@@ -255,15 +265,20 @@ def main(
     }
     directions = list(dict.fromkeys(config.direction for config in configs.values()))
     read = "read_" if directions == ["BtoA"] else ""
-    colours = base.in_channels == base.out_channels == 3
-    if palette is None or not read or not colours:
-        if scorer:
-            print(f"--scorer {scorer} is not used: nothing here makes photos of known labels")
+    reads = palette and read and base.in_channels == base.out_channels == 3
+    if scorer and not reads:
+        print(f"--scorer {scorer} is not used: nothing here makes photos of known labels")
         scorer = None
-    elif scorer is None:
-        print(f"\n==== {table}: the scorer, photo -> labels")
+    needed = list(configs.values())
+    if reads and not scorer:
         fields = {**LOSSES["L1"], **TO_LABELS, "batch_size": 1}
         reading = config_of(base, fields, seeds[0])
+        needed.insert(0, reading)
+    for config in needed:
+        if told(Path(config.output) / "row.json").get("config") != asdict(config):
+            begun(config)
+    if reads and not scorer:
+        print(f"\n==== {table}: the scorer, photo -> labels")
         run_once(reading)
         scorer = reading.output
     scorer = scorer and Path(scorer)

@@ -87,6 +87,7 @@ PURPOSES = {
 
 def model_card(config: Config, weights: dict[str, Tensor], scores: dict) -> str:
     """README.md of an exported generator: what it is, how it is used and how it was trained."""
+    title = PurePath(config.data_root).name if config.task == "pairs" else config.task
     halves = ["A (the left half)", "B (the right half)"]
     if config.direction == "BtoA":
         halves.reverse()
@@ -111,7 +112,7 @@ tags:
 - conditional-gan
 ---
 
-# Pix2Pix generator: {config.task}
+# Pix2Pix generator: {title}
 
 It {purpose}: the generator G(x, z) of
 *Image-to-Image Translation with Conditional Adversarial Networks* (Isola et al., CVPR 2017),

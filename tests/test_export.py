@@ -271,7 +271,7 @@ def test_export_and_evaluate_as_commands(run, photos, tmp_path):
     result = run_script("evaluate.py", "run/export", "--input", "x.png", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     expected = translate(load_generator(run), photos[2])
-    assert read_image(tmp_path / "translated" / "x.png") == expected
+    assert read_image(tmp_path / "runs/shared/export/translated/x.png") == expected
     # The folder is as it was, to be uploaded.
     assert {f.name for f in (tmp_path / "run" / "export").iterdir()} == set(SHARED_FILES)
 
@@ -373,9 +373,9 @@ def test_a_name_on_the_hub_is_translated_with(hub, run, photos, tmp_path):
     words = ["hf://ann/facades", "--input", "x.png"]
     result = run_script("evaluate.py", *words, cwd=tmp_path, env=hub)
     assert result.returncode == 0, result.stderr
-    assert "translated/x.png" in result.stdout
+    assert "runs/shared/facades/translated/x.png" in result.stdout
     expected = translate(load_generator(run), photos[2])
-    assert read_image(tmp_path / "translated" / "x.png") == expected
+    assert read_image(tmp_path / "runs/shared/facades/translated/x.png") == expected
 
 
 def test_what_the_hub_lacks_or_withholds_is_one_line(hub):
@@ -407,7 +407,7 @@ def test_a_hub_that_is_gone_is_one_line_and_exit_code_2(hub, photos, tmp_path):
     environment = {**hub, "HF_ENDPOINT": "http://127.0.0.1:9", "PYTHONPATH": str(REPOSITORY)}
     options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
     assert "hf://ann/facades can't be fetched" in error_line(subprocess.run(command, **options))
-    assert not (tmp_path / "translated").exists()
+    assert not (tmp_path / "runs").exists()
 
 
 # ---- ONNX -------------------------------------------------------------------------------------

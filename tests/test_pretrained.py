@@ -4,6 +4,7 @@ import numpy as np
 from conftest import REPOSITORY, run_script
 from PIL import Image
 
+from scores import PALETTES
 from utils import load_generator, translate
 
 PRETRAINED = REPOSITORY / "pretrained" / "facades"
@@ -38,3 +39,9 @@ def test_the_shipped_generator_follows_its_labels():
     mirrored = labels.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     other = np.asarray(translate(generator, mirrored), float)
     assert np.abs(photo - other).mean() > 10
+
+
+def test_the_readme_has_the_colours_to_draw_with():
+    page = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    for name, colour in PALETTES["facades"].classes.items():
+        assert "`#{:02x}{:02x}{:02x}` {}".format(*colour, name) in " ".join(page.split())

@@ -234,6 +234,8 @@ def test_the_command_line():
     _, base, *_ = parse_reproduce_arguments("", ["table2", "--data_root", "x/cityscapes"])
     assert base.crop_size == 256 and base.batch_size == 10 and base.data_root == "x/cityscapes"
     assert base.output == "runs/reproduce_cityscapes_batch_10"  # the other tables have 1
+    small = ["table1", "facades", "--crop_size", "64", "--depth", "6"]
+    assert parse_reproduce_arguments("", small)[1].output == "runs/reproduce_facades_64px"
     _, base, seeds, *_ = parse_reproduce_arguments("", ["table3", "facades", "--seeds", "1", "2"])
     assert base.epochs == 200 and base.batch_size == 1 and seeds == [1, 2]
 
@@ -340,6 +342,16 @@ def test_how_far_two_rows_are_apart_seed_by_seed():
     assert not tables.difference({**content, "seeds": [0]})
     assert not tables.difference({**content, "rows": [*rows, rows[0]]})
     assert not tables.difference({**content, "table": "directions"})  # two tasks, not one
+
+
+def test_no_row_is_trained_on_before_all_have_been_looked_at(demo, tmp_path):
+    fields = {"depth": 6, "load_size": 64, "crop_size": 64}
+    words = words_for("recipes", demo, tmp_path, **{**fields, "epochs": 2})
+    before = content_of("recipes", tmp_path, words)
+    more = words_for("recipes", demo, tmp_path, **{**fields, "epochs": 3})
+    with pytest.raises(UserError, match="was trained with epochs 2, not 3"):  # its decay is done
+        reproduce.main(*parse_reproduce_arguments("", more))
+    assert content_of("recipes", tmp_path, words) == before
 
 
 def test_some_rows_alone(demo, tmp_path):
