@@ -42,7 +42,9 @@ REPLACED = {
     r"--load_size (72|143) .* --discriminator_channels 16 ": "",  # the sizes of results/
     r"'16 filters'": "'4 filters'",
     r"(reproduce\.py .*--epochs) \d+": r"\1 2",
-    r"(table3 .*)": r"\1 --load_size 96 --crop_size 96 --depth 5",  # ImageGAN needs as much
+    r"--decay_epochs 20": "--decay_epochs 1",
+    # ImageGAN needs as much, and a reader of the same size.
+    r"(table3 .*?)( --scorer \S+)?$": r"\1 --load_size 96 --crop_size 96 --depth 5",
     r"(recipes .*)": r"\1 --load_size 64 --crop_size 64 --depth 6 --epochs 2",  # and the port's
 }
 
