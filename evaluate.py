@@ -46,7 +46,6 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
 import contextlib
 import csv
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -72,6 +71,7 @@ from dataset import (
 )
 from files import replacing
 from gallery import Gallery
+from processes import command_line
 from scores import (
     PALETTES,
     Distances,
@@ -193,8 +193,7 @@ def evaluate_split(
         raise UserError(f"FID and KID compare sets of pictures; {split} has only one")
     distances = Distances(inception, next(generator.parameters()).device) if inception else None
 
-    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-    gallery = Gallery(str(folder), command, config)
+    gallery = Gallery(str(folder), command_line(), config)
     rows, grid = {}, []
     results = translations(generator, dataset, seed, noise)
     results = tqdm(results, "translating", len(dataset), unit="image")

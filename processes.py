@@ -53,6 +53,11 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
+def command_line() -> str:
+    """The command that started this process, as it can be given again."""
+    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
 def origin(device: torch.device) -> dict[str, str]:
     """What has to stand beside every figure that this process measures: the machine, the versions,
     the commit of the code (with a + if it was changed since) and the command."""
@@ -73,8 +78,12 @@ def origin(device: torch.device) -> dict[str, str]:
         folder = Path(__file__).parent
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
         commit = done.stdout.strip()
-    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-    return {"machine": machine, "versions": versions, "commit": commit, "command": command}
+    return {
+        "machine": machine,
+        "versions": versions,
+        "commit": commit,
+        "command": command_line(),
+    }
 
 
 class Processes:

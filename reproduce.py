@@ -37,7 +37,7 @@ from dataset import PairedDataset
 from evaluate import LabelReader, evaluate_split
 from fast import choose_precision
 from files import read_json, replacing
-from processes import alone_in, choose_device, origin
+from processes import alone_in, choose_device, command_line
 from sharing import WEIGHTS
 from tables import markdown, notes, picture_grid
 from utils import (
@@ -246,8 +246,7 @@ def main(
     if Path(base.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
         make_demo(DEMO_ROOT)
     # The same for all rows.
-    device = choose_device(base.device)
-    precision, _ = choose_precision(base.precision, device)
+    precision, _ = choose_precision(base.precision, choose_device(base.device))
     palette = base.label_palette()
     base = replace(base, precision=precision, palette=palette or "none")
     names = [pair.name for pair in PairedDataset(replace(base, cache_gb=0.0), "test").pairs]
@@ -302,7 +301,7 @@ def main(
         "scorer": scorer and str(scorer),
         "palette": palette,
         "read": read,
-        "command": origin(device)["command"],
+        "command": command_line(),
         "rows": [{"name": n, "paper": papers.get(n), "runs": runs} for n, runs in results.items()],
     }
     text = f"{markdown(content)}\n\n{notes(content)}"
