@@ -304,14 +304,20 @@ def main(
         "command": command_line(),
         "rows": [{"name": n, "paper": papers.get(n), "runs": runs} for n, runs in results.items()],
     }
+    write_table(content, pictures, names, folder / (f"{table}_rows" if only else table))
+    return 0
+
+
+def write_table(content: dict, pictures: dict, names: list[str], result: Path) -> None:
+    """Writes a table as .md and .json, and a grid of the test pictures `names`, and prints it.
+    `pictures` holds the folder of each row's, by (direction, name)."""
     text = f"{markdown(content)}\n\n{notes(content)}"
-    result = folder / (f"{table}_rows" if only else table)
     for ending, lines in {".md": text, ".json": json.dumps(content, indent=2)}.items():
         with replacing(result.with_suffix(ending)) as temporary:
             temporary.write_text(lines + "\n")
     shown = [name for name in names if name in PICTURES] or names[: len(PICTURES)]
     columns = []
-    for direction in directions:
+    for direction in dict.fromkeys(way for way, _ in pictures):
         outputs = {name: folder for (way, name), folder in pictures.items() if way == direction}
         any_row = next(iter(outputs.values()))
         columns += [("input", any_row / "input")]
@@ -321,7 +327,6 @@ def main(
     print(f"\n{text}\n")
     print(f"  table     {result}.md  (every seed in {result.name}.json)")
     print(f"  pictures  {result}.png")
-    return 0
 
 
 if __name__ == "__main__":
