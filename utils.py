@@ -81,7 +81,7 @@ def normalise_mode(image: Image.Image, channels: int) -> Image.Image:
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """uint8 pixels (H, W, C) or (H, W) -> float (C, H, W) in [-1, 1]."""
     pixels = np.array(np.atleast_3d(pixels).transpose(2, 0, 1), order="C")
-    return torch.from_numpy(pixels).float() / 127.5 - 1
+    return torch.from_numpy(pixels).float().div_(127.5).sub_(1)
 
 
 def to_image(tensor: Tensor) -> Image.Image:
