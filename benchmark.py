@@ -47,7 +47,7 @@ from data.make_demo import DEMO_ROOT, make_demo
 from dataset import PairedDataset, TrainingOrder, load_batches
 from fast import choose_precision, keep_heap, prepare
 from files import replacing
-from processes import choose_device, origin, usable_cores
+from processes import device_of, origin, usable_cores
 from train import build_model, step_of, train_step
 
 # ---- The variants -----------------------------------------------------------------------------
@@ -90,6 +90,8 @@ def port_step(folder: str, config: Config, device: torch.device):
 
 def serve(connection, make_step, batch_size: int, size: int, device: torch.device) -> None:
     """Takes as many steps as the connection asks for, and answers with the seconds of each."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     x, y = (torch.rand(batch_size, 3, size, size, device=device) * 2 - 1 for _ in range(2))
     step = make_step()
     for count in iter(connection.recv, 0):
@@ -192,7 +194,7 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 def copy_rate(device: torch.device) -> float:
     """Bytes read and written a second by a large copy."""
-    a = torch.ones(2**26 if device.type == "cpu" else 2**30, device=device)
+    a = torch.ones(2**26, device=device)
     b = torch.empty_like(a)
     return 2 * a.nbytes / best_seconds(lambda: b.copy_(a), device)
 
@@ -333,7 +335,7 @@ def loading_table(config: Config) -> dict[str, float]:
 
 
 def main(arguments) -> None:
-    device = choose_device(arguments.device)
+    device = device_of(replace(PAPER, device=arguments.device))
     config = replace(
         PAPER,
         device=arguments.device,

@@ -506,9 +506,9 @@ def load_batches(dataset: PairedDataset, order: TrainingOrder | None = None) -> 
     without one each pair once and alone."""
     workers = dataset.config.num_workers
     if workers < 0:
-        # Several processes on one machine share its cores.
+        # Several processes on one machine share its cores, and each loader takes memory.
         cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        workers = 0 if dataset.cached else max(1, cores)
+        workers = 0 if dataset.cached else max(1, min(cores, 16))
     return DataLoader(
         dataset,
         batch_sampler=order,

@@ -77,8 +77,11 @@ class Watch:
     """Raises UserError for the first step whose losses are not finite.
 
     On a GPU they are looked at when they have arrived, so that no step waits for them: a few steps
-    late, but, with `look(wait=True)`, before anything is written.
+    late, but, with `look(wait=True)`, before anything is written. Nor does the GPU get more than
+    `ahead` steps to do, for the batches of all of them are kept in pinned memory.
     """
+
+    ahead = 16
 
     def __init__(self):
         self.waiting = deque()
@@ -89,6 +92,8 @@ class Watch:
             losses, arrived = losses.to("cpu", non_blocking=True), torch.cuda.Event()
             arrived.record()
         self.waiting.append((arrived, step, losses, names))
+        if arrived and len(self.waiting) > self.ahead:
+            self.waiting[0][0].synchronize()
         self.look()
 
     def look(self, wait: bool = False) -> None:

@@ -39,7 +39,13 @@ def choose_device(name: str) -> torch.device:
 
 
 def device_of(config: Config) -> torch.device:
-    """The device of this process: by default, of several on a machine each has a GPU of its own."""
+    """The device of this process, set as PyTorch's current one: by default, of several on a machine
+    each has a GPU of its own. Raises UserError."""
+    if config.device.startswith("cuda:") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"device is {config.device!r}, but each of several processes needs a GPU of its own; "
+            "leave it at auto"
+        )
     device = choose_device(config.device)
     if device.type == "cuda":
         if device.index is None:

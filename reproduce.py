@@ -24,6 +24,7 @@ if __name__ == "__main__":  # before the slow imports, so that --help and mistak
         ARGUMENTS = parse_reproduce_arguments(__doc__)
 
 import contextlib
+import gc
 import json
 import math
 import sys
@@ -199,6 +200,7 @@ def begun(config: Config) -> dict | None:
 def train_to_the_end(config: Config) -> None:
     """A run, or what is left of it. Exits and raises as `run_once` says."""
     code = train.train(config, begun(config))
+    gc.collect()  # in bf16 a network refers to itself, and would stay in memory
     if code:
         print("the same command goes on from here")
         sys.exit(code)

@@ -22,6 +22,7 @@ import shlex
 import statistics
 import sys
 import time
+from copy import deepcopy
 from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
@@ -35,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Adam
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from config import Config, UserError, config_from_dict, continued
@@ -158,11 +159,16 @@ def restore(optimizer: Adam, state: dict) -> None:
             moments[name] = torch.empty_like(parameter).copy_(moments[name])
 
 
-def averaged(generator: UNetGenerator, config: Config) -> AveragedModel | None:
-    """A running mean of the generator's weights, if `config.ema_decay` asks for one."""
-    if config.ema_decay == 0:
-        return None
-    return AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+def averaged(generator: UNetGenerator, config: Config) -> UNetGenerator | None:
+    """A copy that becomes a running mean of the generator's weights, if `config.ema_decay` asks for
+    one."""
+    return deepcopy(generator).requires_grad_(False) if config.ema_decay else None
+
+
+def lay_out_as(network: torch.nn.Module, other: torch.nn.Module) -> None:
+    """Gives the weights of a network the layout in memory that they have in the other."""
+    for weight, example in zip(network.parameters(), other.parameters(), strict=True):
+        weight.data = torch.empty_like(example).copy_(weight)
 
 
 def set_learning_rate(model: Model, rate: float) -> None:
@@ -189,11 +195,13 @@ def validate(
     Draws noise of its own, so it leaves no trace in the training.
     """
     scores, grid = [], []
+    device = next(generator.parameters()).device
+    on = device if device.type == "cuda" else "cpu"  # SSIM is quick on the one, tried on the other
     results = translations(generator, dataset)
     # disable=None: a bar within the bar only where there is a terminal to draw it on.
     results = tqdm(results, "validating", len(dataset), leave=False, disable=None)
     for _, x, output, y in results:
-        scores.append(score(output[None], y[None]))
+        scores.append(score(output[None].to(on), y[None].to(on)))
         if len(grid) < dataset.config.sample_images:
             grid.append((x, output, y))
     means = {f"val_{name}": statistics.fmean(row[name] for row in scores) for name in scores[0]}
@@ -339,15 +347,17 @@ def train_on(
 
     # ---- The model, as built or as saved, and the step that trains it
     model = build_model(config, device)
-    average = averaged(model.generator, config)
+    average = averaged(model.generator, config)  # before `prepare` ties it to the original
     model = prepare(model, config)
+    if average:
+        lay_out_as(average, model.generator)
+    follow = get_ema_multi_avg_fn(config.ema_decay)
     if checkpoint:
         for name, part in model.parts().items():
             state = checkpoint.pop(name)  # pop frees it: together they are as large as the model
             restore(part, state) if isinstance(part, Adam) else part.load_state_dict(state)
         if average:
-            average.module.load_state_dict(checkpoint.pop("average"))
-            average.n_averaged.fill_(start)
+            average.load_state_dict(checkpoint.pop("average"))
         meter = Meter(checkpoint["losses"].to(device), checkpoint["losses_steps"], processes)
         if processes.rank < len(checkpoint["rng"]):
             set_rng_state(checkpoint["rng"][processes.rank], device)
@@ -362,7 +372,7 @@ def train_on(
     take_step = step_of(processes.share(model), config, graph=processes.size == 1)
 
     # ---- What is written
-    translator = average.module if average else model.generator
+    translator = average or model.generator
     if processes.first:
         log = Log(folder, start if checkpoint else -1)
         if checkpoint:
@@ -388,7 +398,7 @@ def train_on(
             **{name: part.state_dict() for name, part in model.parts().items()},
         }
         if average:
-            state["average"] = average.module.state_dict()
+            state["average"] = average.state_dict()
         check_finite(state, step)
         if device.type == "cpu":  # a copy to write from would need the memory, the writing little
             save_checkpoint(path, config, **state)
@@ -421,7 +431,7 @@ def train_on(
             watch.add(step, losses, batch["name"])
             meter.add(losses, step_images)
             if average:
-                average.update_parameters(model.generator)
+                follow([*average.parameters()], [*model.generator.parameters()], step)
             bar.update(step_images)
 
             # ---- What is due after this step: a row of the log, a validation, a checkpoint

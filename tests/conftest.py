@@ -39,7 +39,9 @@ def arguments(**fields) -> list[str]:
 
 
 def run_script(name: str, *words, cwd: Path, **options) -> subprocess.CompletedProcess:
+    """As on a machine without a GPU, which draws other noise and rounds otherwise."""
     command = [sys.executable, str(REPOSITORY / name), *map(str, words)]
+    options["env"] = {**(options.get("env") or os.environ), "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **options)
 
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from conftest import REPOSITORY, TINY, arguments, log_rows, run_script, same_training
 
-from config import Config
+from config import Config, UserError
 from dataset import TrainingOrder
+from processes import device_of
 from train import build_model
 from utils import load_checkpoint, load_generator
 
@@ -144,6 +145,13 @@ def test_a_run_of_two_processes_goes_on_as_if_never_stopped(pairs, together, tmp
     assert done.returncode == 0, done.stderr
     assert same_training(tmp_path / "run", together)
     assert log_rows(tmp_path / "run")[-1] == log_rows(together)[-1]
+
+
+def test_one_gpu_for_several_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="device is 'cuda:1', but each of several"):
+        device_of(Config(device="cuda:1"))
+    assert device_of(Config(device="cpu")).type == "cpu"
 
 
 def test_more_processes_than_pairs_are_refused(pairs, tmp_path):

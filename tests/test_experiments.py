@@ -12,6 +12,7 @@ from test_training import config_for, weights
 import train
 from config import Config, UserError
 from evaluate import evaluate_split
+from fast import prepare
 from generator import UNetGenerator
 from train import build_model, train_step
 from utils import load_checkpoint, load_generator
@@ -159,21 +160,36 @@ def test_the_mean_of_the_weights_is_what_is_validated_and_translated_with(pairs,
     assert equal(weights(tmp_path / "plain"), state["generator"])
 
 
-def test_a_mean_of_the_weights_follows_them_step_by_step():
-    config, model, x, y = setting(ema_decay=0.75)
+def test_a_mean_of_the_weights_follows_them_step_by_step(pairs, tmp_path, monkeypatch):
+    expected = []
+
+    def watched(model, x, y, config):
+        def now():
+            return [weight.detach().clone() for weight in model.generator.parameters()]
+
+        before = expected or now()
+        losses = train_step(model, x, y, config)
+        means = zip(before, now(), strict=True)
+        expected[:] = [0.75 * mean + 0.25 * weight for mean, weight in means]
+        return losses
+
+    monkeypatch.setattr(train, "train_step", watched)
+    assert train.train(config_for(pairs, tmp_path / "run", ema_decay=0.75, epochs=1)) == 0
+    saved = load_checkpoint(tmp_path / "run")["average"]
+    for mean, value in zip(saved.values(), expected, strict=True):
+        assert torch.allclose(mean, value, atol=1e-6)
+
+
+def test_the_mean_of_the_weights_lies_in_memory_as_they_do():
+    config, model, *_ = setting(ema_decay=0.5, precision="bf16", depth=5)
     average = train.averaged(model.generator, config)
-    expected = None
-    for _ in range(3):
-        train_step(model, x, y, config)
-        average.update_parameters(model.generator)
-        now = [parameter.detach().clone() for parameter in model.generator.parameters()]
-        expected = (
-            now
-            if expected is None
-            else [0.75 * old + 0.25 * new for old, new in zip(expected, now, strict=True)]
-        )
-    for parameter, value in zip(average.module.parameters(), expected, strict=True):
-        assert torch.allclose(parameter, value, atol=1e-6)
+    prepare(model, config)
+    train.lay_out_as(average, model.generator)
+    strides = set()
+    for mean, weight in zip(average.parameters(), model.generator.parameters(), strict=True):
+        assert torch.equal(mean, weight) and mean.stride() == weight.stride()
+        strides.add(weight.is_contiguous())
+    assert strides == {True, False}
 
 
 @pytest.mark.parametrize("upsampling", ["transposed", "resize"])

@@ -24,7 +24,7 @@ from fast import (
 )
 from processes import Background
 from train import build_model, restore, train_step
-from utils import load_checkpoint
+from utils import load_checkpoint, rng_state, set_rng_state
 
 CPU = torch.device("cpu")
 
@@ -208,6 +208,24 @@ def test_a_replayed_step_is_the_recorded_one(precision):
         replayed = graphed(x, y).clone()
         assert torch.allclose(replayed, train_step(other, x, y, Config()), rtol=0.02), step
     assert graphed.graph is not None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_every_replay_draws_its_own_noise_and_can_be_repeated():
+    device = torch.device("cuda")
+    config = Config(**{**TINY, "device": "cuda", "learning_rate": 1e-30})
+    model = prepare(build_model(config, device), config)
+    graphed = GraphedStep(lambda x, y: train_step(model, x, y, config))
+    x, y = batch(device=device)
+    for _ in range(GraphedStep.warm_up + 1):
+        graphed(x, y)
+    state = rng_state(device)
+    first = [graphed(x, y).clone() for _ in range(3)]
+    assert not torch.equal(first[0], first[1]) and not torch.equal(first[1], first[2])
+    set_rng_state(state, device)
+    assert all(torch.equal(graphed(x, y), losses) for losses in first)
+    set_rng_state(state, device)
+    assert torch.allclose(train_step(model, x, y, config), first[0], rtol=0.02)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,5 +1,6 @@
 """Every row of every table, end to end on tiny settings; and labels read by a scorer."""
 
+import gc
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from config import Config, UserError, parse_reproduce_arguments
 from data.make_demo import make_demo
 from dataset import PairedDataset, read_pair
 from evaluate import LabelReader, evaluate_split, true_classes
+from generator import UNetGenerator
 from scores import PALETTES, read_classes
 from utils import load_checkpoint, load_generator, to_tensor
 
@@ -36,6 +38,20 @@ def demo(tmp_path_factory) -> Path:
 
 def words_for(table: str, demo: Path, output: Path, **fields) -> list[str]:
     return [table, *arguments(**{**FIELDS, "data_root": demo, "output": output, **fields})]
+
+
+def test_a_finished_training_leaves_no_network_in_memory(demo, tmp_path):
+    def networks():
+        return {id(thing) for thing in gc.get_objects() if type(thing) is UNetGenerator}
+
+    before = networks()
+    gc.disable()
+    try:
+        fields = {**FIELDS, "data_root": str(demo), "output": str(tmp_path)}
+        reproduce.train_to_the_end(Config(**fields))
+        assert networks() <= before
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("table", reproduce.ROWS)
