@@ -90,21 +90,28 @@ def markdown(content: dict) -> str:
 
 
 def orders(content: dict) -> list[str]:
-    """A line for each label score: which pairs of rows are ordered as in the paper, which not."""
-    lines = []
+    """A line for each label score: which pairs of rows are ordered as in the paper, which not. By
+    their means; of several seeds, also whether each of them agrees."""
+    lines, each = [], " (every seed)" if len(content["rows"][0]["runs"]) > 1 else ""
     for place, (title, key, _) in enumerate(label_columns(content)):
-        pairs, others = 0, []
+        pairs, clear, others = 0, 0, []
         for one, other in itertools.permutations(content["rows"], 2):
             if key not in one["runs"][0] or not one["paper"]:
                 continue
             if one["paper"][place] > other["paper"][place]:
                 pairs += 1
-                means = [statistics.fmean(run[key] for run in row["runs"]) for row in (one, other)]
-                if means[0] <= means[1]:
-                    others.append(f"{other['name']} over {one['name']}")
+                runs = zip(one["runs"], other["runs"], strict=True)
+                ahead = [first[key] - second[key] for first, second in runs]
+                if statistics.fmean(ahead) > 0:
+                    clear += min(ahead) > 0
+                else:
+                    always = each if max(ahead) < 0 else ""
+                    others.append(f"{other['name']} over {one['name']}{always}")
         if pairs:
+            sure = f", {clear} of them with every seed" if each else ""
             but = f"; but {', '.join(others)}" if others else ""
-            lines.append(f"{title}: {pairs - len(others)} of {pairs} pairs as in the paper{but}.")
+            as_there = f"{pairs - len(others)} of {pairs} pairs as in the paper"
+            lines.append(f"{title}: {as_there}{sure}{but}.")
     return lines
 
 
