@@ -501,6 +501,15 @@ def exit_at_parents_sigterm() -> None:
     os._exit(0)
 
 
+def collate(pairs: list[dict]) -> dict[str, Tensor | list[str]]:
+    """A batch of pairs, by NumPy as in `utils.to_tensor`."""
+    columns = {key: [pair[key] for pair in pairs] for key in pairs[0]}
+    return {
+        key: values if key == "name" else torch.from_numpy(np.stack([v.numpy() for v in values]))
+        for key, values in columns.items()
+    }
+
+
 def load_batches(dataset: PairedDataset, order: TrainingOrder | None = None) -> DataLoader:
     """Batches {"input": (B, C, H, W), "target": (B, C, H, W), "name": [B]} in the given order, or
     without one each pair once and alone."""
@@ -513,6 +522,7 @@ def load_batches(dataset: PairedDataset, order: TrainingOrder | None = None) -> 
         dataset,
         batch_sampler=order,
         num_workers=workers,
+        collate_fn=collate,
         pin_memory=dataset.config.device != "cpu" and torch.cuda.is_available(),
         worker_init_fn=heed_only_the_parent,
         generator=torch.Generator(),  # its own, or each loader would draw from the training's

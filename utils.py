@@ -80,8 +80,11 @@ def normalise_mode(image: Image.Image, channels: int) -> Image.Image:
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """uint8 pixels (H, W, C) or (H, W) -> float (C, H, W) in [-1, 1]."""
-    pixels = np.array(np.atleast_3d(pixels).transpose(2, 0, 1), order="C")
-    return torch.from_numpy(pixels).float().div_(127.5).sub_(1)
+    # By NumPy, on one thread: PyTorch's would wait for each other, long if others use the cores.
+    values = np.array(np.atleast_3d(pixels).transpose(2, 0, 1), np.float32, order="C")
+    values /= 127.5
+    values -= 1
+    return torch.from_numpy(values)
 
 
 def to_image(tensor: Tensor) -> Image.Image:
