@@ -138,9 +138,11 @@ def find_pairs(
         if (base / name).is_dir():
             break
     else:
+        if base.name in STAND_INS and any(map(is_image, base.iterdir())):
+            raise UserError(f"{base} is one split; data_root has to name the folder above it")
         raise UserError(
-            f"{base} has no folder {split!r}; put the pictures into {base / split}, or pair two "
-            "folders by data/combine.py (data/README.md)"
+            f"{base} has no folder {split!r}; put pictures of both halves into {base / split}, or "
+            "pair two folders by data/combine.py (data/README.md)"
         )
     if name != split:
         print(f"{base} has no {split!r} pictures; using {name!r} for it")
@@ -222,12 +224,13 @@ def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
     return a, b
 
 
-def looks_like_a_pair(path: Path) -> bool:
+def proportions(path: Path) -> float:
+    """Width over height, or 0 where a picture can't be read, which is said when it is."""
     try:
         width, height = read_image(path).size
-    except UserError:  # said when it is read
-        return False
-    return width == 2 * height
+    except UserError:
+        return 0.0
+    return width / height
 
 
 def read_masks(
@@ -298,8 +301,11 @@ class PairedDataset(Dataset):
         self.skipped: list[str] = []
         find = find_photos if self.task.plain else find_pairs
         self.split, self.pairs = find(root, split, self.refuse)
-        if self.task.plain and self.part == "whole" and looks_like_a_pair(self.pairs[0].a):
-            print(f"{self.pairs[0].a} is twice as wide as high; of pairs, --part A takes the left")
+        first = self.pairs[0]
+        if self.task.plain and self.part == "whole" and proportions(first.a) == 2:
+            print(f"{first.a} is twice as wide as high; of pairs, --part A takes the left")
+        if not self.task.plain and not first.b and split == "train" and proportions(first.a) == 1:
+            print(f"{first.a} is as wide as high; is its left half A and its right half B?")
         limit = config.limit or len(self.pairs)
         if config.bad_files == "stop":  # else the bad ones don't count
             self.pairs = self.pairs[:limit]

@@ -342,7 +342,10 @@ def train_on(
         continue_order(order, checkpoint, data)
     if start >= order.total_steps:
         done, _ = order.position(start)
-        print(f"{folder} is trained to the end of epoch {done}; --epochs N for more")
+        print(
+            f"{folder} is trained to the end of epoch {done}, and {config.epochs} were asked for; "
+            "--epochs N for more"
+        )
         return 0
 
     # ---- The model, as built or as saved, and the step that trains it

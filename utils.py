@@ -241,7 +241,10 @@ def load_generator(path: str | Path, device: str = "cpu") -> UNetGenerator:
     if is_shared(path):
         checkpoint = read_shared(hub_folder(path) if is_on_hub(path) else Path(path))
     elif Path(path).is_dir() and not checkpoint_files(path):
-        raise UserError(f"{path} holds neither checkpoints nor {WEIGHTS}")
+        raise UserError(
+            f"{path} holds neither checkpoints nor {WEIGHTS}; name a run in which something was "
+            "trained and saved, such as runs/demo, or an export"
+        )
     else:
         checkpoint = load_checkpoint(path)
     name = "average" if "average" in checkpoint else "generator"

@@ -396,6 +396,20 @@ def test_bad_data_is_refused_by_name(tmp_path, make, cache_gb):
     assert "\n" not in str(refusal.value)
 
 
+def test_a_folder_too_deep_and_pictures_that_are_no_pairs_are_remarked_upon(tmp_path, capsys):
+    side = 32
+    for number in (1, 2):
+        square = Image.fromarray(np.full((side, side, 3), 9 * number, np.uint8))
+        write(tmp_path / "train" / f"{number}.png", square)
+    with pytest.raises(UserError, match="train is one split; data_root has to name the folder abo"):
+        PairedDataset(config_for(tmp_path / "train"), "train")
+    PairedDataset(config_for(tmp_path), "train")
+    assert capsys.readouterr().out.count("1.png is as wide as high") == 1
+    save_pair(tmp_path / "train" / "1.png", BLOCKS, BLOCKS)
+    PairedDataset(config_for(tmp_path), "train")
+    assert "is as wide as high" not in capsys.readouterr().out
+
+
 def test_bad_data_found_by_a_worker_is_still_one_line(tmp_path):
     broken(tmp_path)
     config = config_for(tmp_path, cache_gb=0.0, num_workers=1)

@@ -157,7 +157,9 @@ def test_every_piece_of_python_runs(workspace):
         words = "train.py --data_root mydata --direction AtoB --output runs/mine"
         assert run_all([["python", *words.split()]], workspace)[0][0] == 0
     for number, text in enumerate(blocks):
-        lines = [line for line in text.splitlines() if "# inpainting" not in line]
+        lines = text.splitlines()
+        if not (workspace / "runs/inpainting").exists():
+            lines = [line for line in lines if "runs/inpainting" not in line]
         (workspace / f"block{number}.py").write_text("\n".join(lines))
     results = run_all([["python", f"block{i}.py"] for i in range(len(blocks))], workspace)
     assert [code for code, _ in results] == [0] * len(blocks), results

@@ -336,7 +336,7 @@ def test_a_refused_resume_changes_nothing(pairs, tmp_path, capsys):
     before = (run / "config.json").read_text(), (run / "log.csv").read_text()
     refusal(capsys, None, {"epochs": 9, "data_root": "nowhere"}, str(run))
     assert train.main(None, {"epochs": 1}, str(run)) == 0
-    assert "is trained to the end of epoch 1;" in capsys.readouterr().out
+    assert "is trained to the end of epoch 1, and 1 were asked for;" in capsys.readouterr().out
     assert before == ((run / "config.json").read_text(), (run / "log.csv").read_text())
 
 
