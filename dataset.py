@@ -301,11 +301,12 @@ class PairedDataset(Dataset):
         self.skipped: list[str] = []
         find = find_photos if self.task.plain else find_pairs
         self.split, self.pairs = find(root, split, self.refuse)
-        first = self.pairs[0]
-        if self.task.plain and self.part == "whole" and proportions(first.a) == 2:
-            print(f"{first.a} is twice as wide as high; of pairs, --part A takes the left")
-        if not self.task.plain and not first.b and split == "train" and proportions(first.a) == 1:
-            print(f"{first.a} is as wide as high; is its left half A and its right half B?")
+        for first in self.pairs[:1]:
+            shape = proportions(first.a)
+            if self.task.plain and self.part == "whole" and shape == 2:
+                print(f"{first.a} is twice as wide as high; of pairs, --part A takes the left")
+            if not self.task.plain and not first.b and split == "train" and shape == 1:
+                print(f"{first.a} is as wide as high; is its left half A and its right half B?")
         limit = config.limit or len(self.pairs)
         if config.bad_files == "stop":  # else the bad ones don't count
             self.pairs = self.pairs[:limit]

@@ -196,7 +196,7 @@ def validate(
     """
     scores, grid = [], []
     device = next(generator.parameters()).device
-    on = device if device.type == "cuda" else "cpu"  # SSIM is quick on the one, tried on the other
+    on = device if device.type == "cuda" else "cpu"  # SSIM takes long on a CPU
     results = translations(generator, dataset)
     # disable=None: a bar within the bar only where there is a terminal to draw it on.
     results = tqdm(results, "validating", len(dataset), leave=False, disable=None)

@@ -410,6 +410,13 @@ def test_a_folder_too_deep_and_pictures_that_are_no_pairs_are_remarked_upon(tmp_
     assert "is as wide as high" not in capsys.readouterr().out
 
 
+def test_folders_without_any_pair_are_refused_also_if_bad_files_are_skipped(tmp_path):
+    write(tmp_path / "A" / "train" / "1.png", rgb())
+    write(tmp_path / "B" / "train" / "2.png", rgb())
+    with pytest.raises(UserError, match=r"none of the pairs can be used; the first: .*1\.png"):
+        PairedDataset(config_for(tmp_path, bad_files="skip"), "train")
+
+
 def test_bad_data_found_by_a_worker_is_still_one_line(tmp_path):
     broken(tmp_path)
     config = config_for(tmp_path, cache_gb=0.0, num_workers=1)
