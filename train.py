@@ -44,7 +44,7 @@ from data.make_demo import DEMO_ROOT, make_demo
 from dataset import PairedDataset, TrainingOrder, list_skipped, load_batches
 from discriminator import PatchDiscriminator
 from evaluate import translations
-from fast import GraphedStep, choose_precision, prepare
+from fast import GraphedStep, choose_precision, lay_out_as, prepare
 from files import check_fits, replacing, tensors_of
 from generator import UNetGenerator
 from log import LOSSES, Log, Meter, Watch, draw_curves, draw_progress
@@ -163,12 +163,6 @@ def averaged(generator: UNetGenerator, config: Config) -> UNetGenerator | None:
     """A copy that becomes a running mean of the generator's weights, if `config.ema_decay` asks for
     one."""
     return deepcopy(generator).requires_grad_(False) if config.ema_decay else None
-
-
-def lay_out_as(network: torch.nn.Module, other: torch.nn.Module) -> None:
-    """Gives the weights of a network the layout in memory that they have in the other."""
-    for weight, example in zip(network.parameters(), other.parameters(), strict=True):
-        weight.data = torch.empty_like(example).copy_(weight)
 
 
 def set_learning_rate(model: Model, rate: float) -> None:

@@ -12,7 +12,7 @@ from test_training import config_for, weights
 import train
 from config import Config, UserError
 from evaluate import evaluate_split
-from fast import prepare
+from fast import lay_out_as, prepare
 from generator import UNetGenerator
 from train import build_model, train_step
 from utils import load_checkpoint, load_generator
@@ -184,7 +184,7 @@ def test_the_mean_of_the_weights_lies_in_memory_as_they_do():
     config, model, *_ = setting(ema_decay=0.5, precision="bf16", depth=5)
     average = train.averaged(model.generator, config)
     prepare(model, config)
-    train.lay_out_as(average, model.generator)
+    lay_out_as(average, model.generator)
     strides = set()
     for mean, weight in zip(average.parameters(), model.generator.parameters(), strict=True):
         assert torch.equal(mean, weight) and mean.stride() == weight.stride()
