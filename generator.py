@@ -1,13 +1,9 @@
-"""The generator: G(x, z), a picture in and a picture out (Sections 3.2.1 and 6.1.1).
+"""The generator: G(x, z), image to image (Sections 3.2.1 and 6.1.1).
 
-    from generator import UNetGenerator
-
-    G = UNetGenerator()                      # 54,413,955 parameters, for 256x256 pictures
+    G = UNetGenerator()                      # 54,413,955 parameters, for 256x256 images
     y = G(x)                                 # (B, 3, H, W) -> (B, 3, H, W), values in [-1, 1]
 
-Every convolution is 4x4 with stride 2 and padding 1 (unless upsampling is "resize"): the encoder
-halves the picture at each of its `depth` layers, the decoder doubles it back. At depth 8 and
-256x256, in the paper's notation:
+Every convolution is 4x4, stride 2, padding 1. In the paper's notation, at depth 8 and 256x256:
 
     encoder  C64-C128-C256-C512-C512-C512-C512-C512      256 px -> 1 px
     decoder  CD512-CD512-CD512-C512-C256-C128-C64-out      1 px -> 256 px
@@ -19,23 +15,22 @@ from torch import Tensor, nn
 
 
 class UNetGenerator(nn.Module):
-    """Encoder-decoder whose decoder also sees the encoder's layers of its own size.
+    """An encoder-decoder whose decoder layers also see the encoder layer of their size.
 
     Args:
         in_channels: channels of x.
         out_channels: channels of G(x).
         base_channels: filters of the first layer; they double up to 8 times as many. Paper: 64.
-        depth: number of halvings. The bottleneck of a 2**depth picture is one pixel: 8 for 256 px,
-            7 for 128 px, 10 for 1024 px.
-        dropout: share of values dropped after some decoder layers. It is the noise z.
-        norm: "batch", or "instance" for statistics of each picture alone at every batch size.
-        upsampling: how the decoder doubles: "transposed" convolutions, or "resize", an enlargement
-            before a plain one, which leaves no checkerboard (Odena et al., Distill 2016).
-        dropout_layers: after which: "paper", the decoder's first three (2, 4 and 8 px), or "port",
-            as the PyTorch port, the widest but the first (at depth 8: 4, 8 and 16 px).
+        depth: downsampling layers: 8 for 256 px, where the bottleneck is 1 px; 7 for 128 px.
+        dropout: probability of dropout after some decoder layers. It is the noise z.
+        norm: "batch", or "instance": the statistics of each image, at any batch size.
+        upsampling: "transposed" convolutions, or "resize": upsample, then convolve, which avoids
+            checkerboard artifacts (Odena et al., Distill 2016).
+        dropout_layers: "paper", after the decoder's first three (2, 4 and 8 px), or "port", as the
+            PyTorch port, the widest but the first (at depth 8: 4, 8 and 16 px).
 
     Shapes: (B, in_channels, H, W) -> (B, out_channels, H, W), H and W multiples of 2**depth, both
-    in [-1, 1]. Raises ValueError on other sizes, and on a depth under 2, for "port" 6.
+    in [-1, 1]. Raises ValueError on other sizes, and on a depth under 2, or 6 for "port".
     """
 
     joins_skips = True
@@ -60,17 +55,15 @@ class UNetGenerator(nn.Module):
         self.dropout = dropout
         self.dropped = {"paper": range(3), "port": range(1, depth - 4)}[dropout_layers]
         if not self.dropped:
-            raise ValueError(
-                f"depth is {depth}; the port's dropout_layers take a depth of 6 or more"
-            )
+            raise ValueError(f"depth is {depth}; dropout_layers 'port' needs 6 or more")
 
         widths = [base_channels * min(2**i, 8) for i in range(depth)]
         joined = 2 if self.joins_skips else 1
 
         self.encoder = nn.ModuleList()
         for i, width in enumerate(widths):
-            # The first layer has no norm (Section 6.1.1); nor has the last (erratum, 6.3): at
-            # batch 1 the norm of the bottleneck's one pixel would be zero whatever the input.
+            # No norm in the first layer (Section 6.1.1), nor in the bottleneck (erratum, 6.3): at
+            # batch 1 it would make its single pixel zero whatever the input.
             normed = 0 < i < depth - 1
             channels = widths[i - 1] if i > 0 else in_channels
             self.encoder.append(down(channels, width, i > 0, norm if normed else None))
@@ -84,10 +77,10 @@ class UNetGenerator(nn.Module):
         self.apply(initialize)
 
     def forward(self, x: Tensor, noise: bool = True) -> Tensor:
-        """Translate x; two calls differ, because z is drawn anew.
+        """Translates x. Two calls differ, because z is drawn anew.
 
-        The noise stays on in `.eval()` too, as the method wants it (Section 3.1). With
-        `noise=False` nothing is dropped, and the same x always gives the same output.
+        As in the paper (Section 3.1), dropout stays on in `.eval()`. With `noise=False` it is off,
+        and the same x always gives the same output.
         """
         height, width = x.shape[-2:]
         if height % 2**self.depth or width % 2**self.depth:
@@ -99,7 +92,7 @@ class UNetGenerator(nn.Module):
         for layer in self.encoder:
             x = layer(x)
             skips.append(x)
-        skips.pop()  # the bottleneck goes straight on
+        skips.pop()  # the bottleneck has no skip
         for i, layer in enumerate(self.decoder):
             x = layer(x)
             if i in self.dropped:
@@ -111,7 +104,7 @@ class UNetGenerator(nn.Module):
 
 
 class EncoderDecoderGenerator(UNetGenerator):
-    """The paper's ablation (Section 4.3): the same layers without the skip connections."""
+    """The paper's ablation (Section 4.3): the same layers without skip connections."""
 
     joins_skips = False
 
@@ -119,8 +112,8 @@ class EncoderDecoderGenerator(UNetGenerator):
 def down(in_channels: int, out_channels: int, activated: bool, norm: str | None) -> nn.Sequential:
     """Ck of the encoder, (B, in, H, W) -> (B, out, H/2, W/2).
 
-    The activation of a layer stands in front of the next one's convolution, so that the skips
-    carry the plain values and each side applies its own: leaky here, ReLU in the decoder.
+    Activations come before convolutions, so that skips carry plain values and each side applies its
+    own: leaky ReLU here, ReLU in the decoder.
     """
     layers = [nn.LeakyReLU(0.2)] if activated else []
     layers.append(nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False))
@@ -142,19 +135,12 @@ def doubling(in_channels: int, out_channels: int, upsampling: str, bias: bool) -
     return [nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1, bias=bias)]
 
 
-def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """BatchNorm by the statistics of the current batch, at test time as well (Section 3.3).
-
-    It keeps no running averages, so `.eval()` changes nothing; at batch 1 it is instance norm.
-    """
-    return nn.BatchNorm2d(channels, track_running_stats=False)
-
-
-def instance_norm(channels: int) -> nn.InstanceNorm2d:
-    return nn.InstanceNorm2d(channels, affine=True)
-
-
-NORMS = {"batch": batch_norm, "instance": instance_norm}
+# BatchNorm uses the statistics of the current batch, at test time as well (Section 3.3), so it
+# keeps no running averages and `.eval()` changes nothing. At batch 1 it is instance norm.
+NORMS = {
+    "batch": lambda channels: nn.BatchNorm2d(channels, track_running_stats=False),
+    "instance": lambda channels: nn.InstanceNorm2d(channels, affine=True),
+}
 
 
 def initialize(module: nn.Module) -> None:

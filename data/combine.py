@@ -1,114 +1,131 @@
-"""Pairs the pictures of two folders into side-by-side files, A left and B right.
+"""Combines the images of two folders into side-by-side pairs, A left and B right.
 
-    python data/combine.py photos labels data/mine             data/mine/train, val and test
-    python data/combine.py photos labels data/mine --val 0.2 --test 0
+    python -m data.combine photos labels data/mine            data/mine/train, val and test
+    python -m data.combine photos labels data/mine --val 0.2 --test 0
 
-A picture's partner is the one of the same name; the endings may differ. Where A and B have folders
-train, val and test, these are kept. Else a tenth each is set aside for val and test, always the
-same pictures of the same names. Of folders within folders the names are joined: rome/1.jpg becomes
-rome_1.png. OUT appears only when all of it is there, and nothing is ever overwritten.
+Images are matched by name without ending. If A and B have folders train, val and test, these are
+kept. Otherwise a tenth each is held out for val and test, always the same images for the same
+names. Subfolders become part of the name: rome/1.jpg becomes rome_1.png. OUT is created only when
+it is complete, and nothing is ever overwritten.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
+from engine import cli
+from engine.cli import UserError
+
+
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = cli.Parser(__doc__, "python -m data.combine A B OUT [--val SHARE] [--test SHARE] ...")
+    parser.add_argument("a", metavar="A", type=Path, help="folder of the left halves")
+    parser.add_argument("b", metavar="B", type=Path, help="folder of the right halves")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to create")
+    parser.add_argument("--val", type=float, metavar="SHARE", help="held out (default: 0.1)")
+    parser.add_argument("--test", type=float, metavar="SHARE", help="held out (default: 0.1)")
+    parser.add_argument("--resize", action="store_true", help="resize B to the size of A")
+    parser.add_argument("--nearest", action="store_true", help="--resize without blending colors")
+    return parser.parse_args(argv)
+
+
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run by hand, for config.py
-
-from config import Parser, UserError, one_line_errors
-
-if __name__ == "__main__":  # before the slow imports, so that --help and mistakes answer at once
-    parser = Parser(__doc__)
-    parser.add_argument("a", metavar="A", type=Path, help="folder of what becomes the left half")
-    parser.add_argument("b", metavar="B", type=Path, help="folder of the right half")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to be made")
-    parser.add_argument("--val", type=float, metavar="SHARE", help="set aside (default: 0.1)")
-    parser.add_argument("--test", type=float, metavar="SHARE", help="set aside (default: 0.1)")
-    parser.add_argument("--resize", action="store_true", help="B to A's size where they differ")
-    parser.add_argument(
-        "--nearest", action="store_true", help="the same, without mixing colours, for labels in B"
-    )
-    with one_line_errors():
-        ARGUMENTS = parser.parse_args()
+    cli.early(parse_arguments)  # --help and mistakes answer before the slow imports
 
 import os
 import random
 import shlex
 import shutil
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 from PIL import Image
-from tqdm import tqdm
 
-from dataset import ENDINGS, MAX_PIXELS, is_image, natural_order, read_image, stop
-from processes import usable_cores
-from utils import save_image
+from engine.images import ENDINGS, MAX_PIXELS, is_image, natural_order, read_image, save_image
+from engine.loading import in_threads
+from engine.pairs import stop
 
 SPLITS = ("train", "val", "test")
 SHARE = 0.1  # of val, and of test
 
 
-class Place(NamedTuple):
-    """Where a pair goes: OUT/split/name.png. Before it is known the split is empty."""
+def find_files(root: Path, in_splits: bool) -> dict[str, Path]:
+    """All images below a folder in natural order, by split/name, or by name if not in splits.
 
-    split: str
-    name: str
-
-
-def find_places(root: Path, in_splits: bool) -> dict[Place, Path]:
-    """All pictures in a folder, however deep, by their places, in natural order.
-
-    Raises UserError if there are none, if two have one place, and of those in splits if one is in
-    none of them.
+    Raises UserError if there are none, if two have one name, or if one is outside of the splits.
     """
     files = []
-    for folder, within, names in os.walk(root, onerror=stop, followlinks=True):
-        within[:] = (name for name in within if not name.startswith("."))  # thumbnails and the like
+    for folder, subfolders, names in os.walk(root, onerror=stop, followlinks=True):
+        subfolders[:] = (name for name in subfolders if not name.startswith("."))  # thumbnails etc.
         files += filter(is_image, (Path(folder, name) for name in names))
     found = {}
     for file in sorted(files, key=natural_order):
         *folders, _ = file.relative_to(root).parts
-        split = ""
-        if in_splits:
-            split = folders.pop(0) if folders else ""
-            if split not in SPLITS:
-                raise UserError(f"{file} is in none of {root}'s folders {', '.join(SPLITS)}")
-        place = Place(split, "_".join([*folders, file.stem]))
-        if place in found:
-            raise UserError(
-                f"{file} and {found[place]} would both become {place.name}.png; rename one"
-            )
-        found[place] = file
+        if in_splits and (not folders or folders[0] not in SPLITS):
+            raise UserError(f"{file} is in none of {root}'s folders {', '.join(SPLITS)}")
+        split = folders.pop(0) + "/" if in_splits else ""
+        name = split + "_".join([*folders, file.stem])
+        if name in found:
+            raise UserError(f"{file} and {found[name]} would both become {name}.png; rename one")
+        found[name] = file
     if not found:
-        raise UserError(f"{root} holds no pictures ({', '.join(ENDINGS)})")
+        raise UserError(f"{root} holds no images ({', '.join(ENDINGS)})")
     return found
 
 
-def find_partners(a: Path, b: Path, in_splits: bool) -> dict[Place, tuple[Path, Path]]:
-    """The pictures of A and B by their common places. Raises UserError if one has no partner."""
-    files_a, files_b = (find_places(root, in_splits) for root in (a, b))
+def find_partners(a: Path, b: Path, in_splits: bool) -> dict[str, tuple[Path, Path]]:
+    """The images of A and B by their common names. Raises UserError if one has no partner."""
+    files_a, files_b = (find_files(root, in_splits) for root in (a, b))
     for files, others, other_root in ((files_a, files_b, b), (files_b, files_a, a)):
-        alone = [place for place in files if place not in others]
+        alone = [name for name in files if name not in others]
         if alone:
-            more = f" ({len(alone)} files lack theirs)" if len(alone) > 1 else ""
+            more = f" ({len(alone)} files have none)" if len(alone) > 1 else ""
             raise UserError(
-                f"{files[alone[0]]} has no partner of that name in "
-                f"{other_root / alone[0].split}{more}; a pair has one name but for the endings"
+                f"{files[alone[0]]} has no partner {alone[0]} in {other_root}{more}; the names of "
+                "a pair may differ only in their endings"
             )
-    return {place: (file, files_b[place]) for place, file in files_a.items()}
+    return {name: (file, files_b[name]) for name, file in files_a.items()}
 
 
-def split_up(places: list[Place], val: float, test: float) -> dict[Place, Place]:
-    """The places with their splits. The same names are always split alike."""
-    shuffled = places.copy()
+def draw_splits(names: list[str], val: float, test: float) -> dict[str, str]:
+    """A split for each name, the same ones for the same names."""
+    shuffled = names.copy()
     random.Random(0).shuffle(shuffled)
-    vals, tests = (round(share * len(places)) for share in (val, test))
-    if vals + tests >= len(places):
-        raise UserError(f"--val {val} and --test {test} leave nothing of {len(places)} to train on")
-    splits = ["val"] * vals + ["test"] * tests + ["train"] * (len(places) - vals - tests)
-    return {place: Place(split, place.name) for place, split in zip(shuffled, splits, strict=True)}
+    vals, tests = (round(share * len(names)) for share in (val, test))
+    if vals + tests >= len(names):
+        raise UserError(f"--val {val} and --test {test} leave none of {len(names)} to train on")
+    splits = ["val"] * vals + ["test"] * tests + ["train"] * (len(names) - vals - tests)
+    return dict(zip(shuffled, splits, strict=True))
+
+
+def plan(
+    a: Path, b: Path, out: Path, val: float | None, test: float | None
+) -> dict[str, tuple[Path, Path]]:
+    """The files of each pair by split/name. Raises UserError if they cannot be combined."""
+    for folder in (a, b):
+        if not folder.is_dir():
+            raise UserError(f"folder {folder} does not exist")
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{out} is inside {folder}; OUT must be outside of A and B")
+    if a.resolve() == b.resolve():
+        raise UserError(f"A and B are the same folder, {a}")
+    for path, origin in ((out, ""), (unfinished(out), ", left by a killed attempt")):
+        if path.exists() or path.is_symlink():
+            raise UserError(f"{path} already exists{origin}; remove it or choose another OUT")
+    in_splits = any((root / split).is_dir() for root in (a, b) for split in SPLITS)
+    for name, share in (("val", val), ("test", test)):
+        if share is not None and in_splits:
+            raise UserError(f"--{name} is for folders without splits, but {a} or {b} has them")
+        if share is not None and not 0 <= share < 1:
+            raise UserError(f"--{name} is {share}; it must be at least 0 and below 1")
+    pairs = find_partners(a, b, in_splits)
+    if not in_splits:
+        shares = [SHARE if share is None else share for share in (val, test)]
+        splits = draw_splits(list(pairs), *shares)
+        pairs = {f"{splits[name]}/{name}": files for name, files in pairs.items()}
+    return pairs
+
+
+def unfinished(out: Path) -> Path:
+    return Path(f"{out}.unfinished")
 
 
 def combine(
@@ -121,91 +138,53 @@ def combine(
 ) -> Counter:
     """Makes OUT of A and B, all of it or nothing, and returns the number of pairs of each split.
 
-    `val` and `test` are shares, for folders without splits; `resample` is how B gets A's size.
-    Raises UserError on anything that isn't a pair, and if OUT is there already.
+    `val` and `test` are shares, for folders without splits; `resample` is how B is resized to A's
+    size. Raises UserError on anything that is no pair, and if OUT exists.
     """
-    for folder in (a, b):
-        if not folder.is_dir():
-            raise UserError(f"there is no folder {folder}")
-        if out.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{out} is within {folder}; OUT has to be a folder elsewhere")
-    if a.resolve() == b.resolve():
-        raise UserError(f"A and B are the same folder, {a}")
-    if out.exists() or out.is_symlink():
-        raise UserError(f"{out} exists already; remove it, or name another OUT")
-    unfinished = out.with_name(out.name + ".unfinished")
-    if unfinished.exists() or unfinished.is_symlink():
-        raise UserError(
-            f"{unfinished} exists already, of an attempt that was killed; remove it, or name "
-            "another OUT"
-        )
+    pairs = plan(a, b, out, val, test)
 
-    in_splits = any((root / split).is_dir() for root in (a, b) for split in SPLITS)
-    for name, share in (("val", val), ("test", test)):
-        if share is not None and in_splits:
-            raise UserError(f"--{name} is for folders without splits: {a} or {b} has them")
-        if share is not None and not 0 <= share < 1:
-            raise UserError(f"--{name} is {share}; it has to be from 0 to below 1")
-    pairs = find_partners(a, b, in_splits)
-    if not in_splits:
-        val, test = (SHARE if share is None else share for share in (val, test))
-        places = split_up(list(pairs), val, test)
-        pairs = {places[place]: pair for place, pair in pairs.items()}
-
-    def write(item: tuple[Place, tuple[Path, Path]]) -> None:
-        (split, name), pair = item
-        save_image(side_by_side(*pair, resample), unfinished / split / f"{name}.png")
+    def write(name: str) -> None:
+        save_image(side_by_side(*pairs[name], resample), unfinished(out) / f"{name}.png")
 
     try:
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            try:
-                for _ in tqdm(
-                    pool.map(write, pairs.items()), f"making {out}", len(pairs), unit="pair"
-                ):
-                    pass
-            finally:
-                pool.shutdown(cancel_futures=True)
-        unfinished.rename(out)
+        for _ in in_threads(write, pairs, f"writing {out}"):
+            pass
+        unfinished(out).rename(out)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return Counter(place.split for place in pairs)
+        shutil.rmtree(unfinished(out), ignore_errors=True)
+    return Counter(name.partition("/")[0] for name in pairs)
 
 
 def side_by_side(a: Path, b: Path, resample: Image.Resampling | None) -> Image.Image:
-    """One picture of two files, RGB. Raises UserError if a file is bad, or the sizes differ."""
+    """Both files as one RGB image. Raises UserError if a file is bad or the sizes differ."""
     left, right = read_image(a), read_image(b)
-    width, height = left.size
-    if right.size != left.size:
-        if resample is None:
-            raise UserError(
-                f"{a} is {width}x{height} but {b} is {right.width}x{right.height}; a pair has one "
-                "size (--resize gives B that of A)"
-            )
-        right = right.resize(left.size, resample)
-    if 2 * width * height > MAX_PIXELS:
+    (width, height), other = left.size, f"{right.width}x{right.height}"
+    if right.size != left.size and resample is None:
         raise UserError(
-            f"{a} is {width}x{height}; a pair of such would have more than "
-            f"{MAX_PIXELS / 1e6:.0f} megapixels"
+            f"{a} is {width}x{height} but {b} is {other}; they must have one size (--resize "
+            "resizes B)"
         )
+    if 2 * width * height > MAX_PIXELS:
+        limit = f"{MAX_PIXELS / 1e6:.0f} megapixels"
+        raise UserError(f"{a} is {width}x{height}; a pair of them would exceed {limit}")
     pair = Image.new("RGB", (2 * width, height))
     pair.paste(left, (0, 0))
-    pair.paste(right, (width, 0))
+    pair.paste(right if right.size == left.size else right.resize(left.size, resample), (width, 0))
     return pair
 
 
-def main() -> None:
-    a, b, out = ARGUMENTS.a, ARGUMENTS.b, ARGUMENTS.out
-    resample = Image.Resampling.BICUBIC if ARGUMENTS.resize else None
-    if ARGUMENTS.nearest:
+def main(argv=None) -> int:
+    options = parse_arguments(argv)
+    resample = Image.Resampling.BICUBIC if options.resize else None
+    if options.nearest:
         resample = Image.Resampling.NEAREST
-    counts = combine(a, b, out, ARGUMENTS.val, ARGUMENTS.test, resample)
-    in_words = ", ".join(f"{split} {counts[split]}" for split in SPLITS if counts[split])
-    print(f"{out} is ready, pairs: {in_words}")
-    root, run = shlex.quote(str(out)), shlex.quote(f"runs/{out.name}")
-    print(f"next: python train.py --data_root {root} --direction AtoB --output {run}")
-    print(f"(AtoB: {a} is given and {b} is to be made; BtoA: the other way)")
+    out = options.out
+    counts = combine(options.a, options.b, out, options.val, options.test, resample)
+    print(f"wrote {out}: {', '.join(f'{split} {counts[split]}' for split in SPLITS)} pairs")
+    print(f"next: python train.py --data_root {shlex.quote(str(out))} --direction AtoB")
+    print(f"(AtoB translates {options.a} to {options.b}; BtoA the other way round)")
+    return 0
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        main()
+    cli.run(main)

@@ -1,48 +1,52 @@
-"""Makes the demo dataset: facades that never stood, each a label map and its "photo".
+"""Makes the demo dataset: invented facades, each a label map and its "photo".
 
-    python data/make_demo.py                     into data/demo: 120 train, 20 val, 20 test
-    python data/make_demo.py --output data/big --train 1000 --seed 7
+    python -m data.make_demo                     data/demo: 120 train, 20 val, 20 test
+    python -m data.make_demo --output data/big --train 1000 --seed 7
 
-The files are laid out as those of the real facades dataset, photo left and labels right, in its
-colours. A facade is drawn twice from one description, a list of (label, box): flat for the label
-map, and in brick, glass and shadow for the photo, with the sun at the upper left. Everything about
-a facade follows from the seed, its split and its number.
+Files are laid out as in the facades dataset, photo left and labels right. A facade is drawn twice
+from one description, a list of (label, box): flat for the label map, and with brick, glass and
+shadows for the photo, with the sun at the upper left. It follows from the seed, its split and its
+number alone.
 """
 
-import shutil
-import sys
+import argparse
 from pathlib import Path
 
+from engine import cli
+from engine.cli import UserError
+
+DEMO_ROOT = Path("data/demo")
+
+
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = cli.Parser(__doc__, "python -m data.make_demo [--output FOLDER] [--seed N] ...")
+    parser.add_argument("--output", default=DEMO_ROOT, type=Path, help=f"default: {DEMO_ROOT}")
+    parser.add_argument("--train", type=int, default=120, help="pairs (default: 120)")
+    parser.add_argument("--val", type=int, default=20, help="pairs (default: 20)")
+    parser.add_argument("--test", type=int, default=20, help="pairs (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    options = parser.parse_args(argv)
+    for name, least in {"train": 1, "val": 1, "test": 1, "seed": 0}.items():
+        if getattr(options, name) < least:
+            raise UserError(f"--{name} is {getattr(options, name)}; it must be {least} or more")
+    return options
+
+
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run by hand, for config.py
+    cli.early(parse_arguments)  # --help and mistakes answer before the slow imports
+
+import shutil
 
 import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from config import Parser, UserError, one_line_errors
+from metrics.palettes import PALETTES, write_palette
 
-DEMO_ROOT = Path("data/demo")
 SIZE = 256  # px, of each half
 SCALE = 2  # the photo is painted this much larger and then reduced, for smooth edges
 
-# The colours of the CMP facade labels; roof is ours, for CMP calls it background.
-LABELS = {
-    "background": (0, 0, 170),
-    "wall": (0, 0, 255),
-    "window": (0, 85, 255),
-    "door": (0, 170, 255),
-    "cornice": (0, 255, 255),
-    "sill": (85, 255, 170),
-    "balcony": (170, 255, 85),
-    "blind": (255, 255, 0),
-    "deco": (255, 170, 0),
-    "molding": (255, 85, 0),
-    "pillar": (255, 0, 0),
-    "shop": (170, 0, 0),
-    "roof": (85, 0, 85),
-}
-
+LABELS = PALETTES["demo"].classes
 WALLS = [(196, 154, 112), (205, 178, 140), (184, 120, 92), (212, 196, 168), (170, 112, 88)]
 TRIMS = [(232, 224, 208), (222, 208, 184), (240, 236, 226)]
 ROOFS = [(126, 66, 50), (142, 78, 56), (112, 60, 50)]
@@ -51,11 +55,11 @@ DOORS = [(92, 56, 34), (78, 50, 36), (104, 64, 40)]
 AWNINGS = [(168, 44, 40), (156, 52, 44), (178, 58, 46)]
 
 
-# ---- What stands where ------------------------------------------------------------------------
+# ---- The layout -------------------------------------------------------------------------------
 
 
 def design_facade(random: np.random.Generator) -> list[tuple[str, tuple[int, int, int, int]]]:
-    """A facade as (label, (left, top, right, bottom)) in px, from back to front."""
+    """Draws a facade at random: (label, (left, top, right, bottom)) in px, back to front."""
     left, right = int(random.integers(6, 28)), SIZE - int(random.integers(6, 28))
     eaves, ground = int(random.integers(44, 66)), SIZE - int(random.integers(10, 20))
     floors, columns = int(random.integers(3, 5)), int(random.integers(3, 6))
@@ -117,14 +121,14 @@ def design_facade(random: np.random.Generator) -> list[tuple[str, tuple[int, int
 
 
 def roof_outline(box: tuple[int, int, int, int], scale: int = 1) -> list[tuple[int, int]]:
-    """A roof is the one part that does not fill its box: it is hipped."""
+    """The corners of a hipped roof, the only part that does not fill its box."""
     left, top, right, bottom = (scale * side for side in box)
     slope = (bottom - top) // 2
     return [(left, bottom), (left + slope, top), (right - slope, top), (right, bottom)]
 
 
 def draw_labels(facade: list) -> Image.Image:
-    """The label map, in flat colours."""
+    """The label map, in flat colors."""
     image = Image.new("RGB", (SIZE, SIZE), LABELS["background"])
     draw = ImageDraw.Draw(image)
     for label, (left, top, right, bottom) in facade:
@@ -139,7 +143,7 @@ def draw_labels(facade: list) -> Image.Image:
 
 
 class Painter:
-    """A canvas of floats in [0, 255], SCALE times as large as the picture. Boxes are in px."""
+    """A canvas of floats in [0, 255], SCALE times the size of the photo. Boxes are in px."""
 
     def __init__(self, random: np.random.Generator):
         self.random = random
@@ -149,8 +153,8 @@ class Painter:
         left, top, right, bottom = (max(0, round(side * SCALE)) for side in box)
         return self.canvas[top:bottom, left:right]
 
-    def fill(self, box, colour) -> None:
-        self.region(box)[:] = colour
+    def fill(self, box, color) -> None:
+        self.region(box)[:] = color
 
     def shade(self, box, first: float, last: float, axis: int = 0) -> None:
         """Multiplies by a ramp from `first` to `last`, downwards (axis 0) or rightwards (1)."""
@@ -159,7 +163,7 @@ class Painter:
         region *= ramp[:, None, None] if axis == 0 else ramp[None, :, None]
 
     def speckle(self, box, grain: int, strength: float) -> None:
-        """Multiplies by smooth noise whose spots are about `grain` px wide."""
+        """Multiplies by smooth noise with spots about `grain` px wide."""
         region = self.region(box)
         height, width = region.shape[:2]
         cells = (max(2, height // (grain * SCALE)), max(2, width // (grain * SCALE)))
@@ -168,7 +172,7 @@ class Painter:
         region *= 1 + strength * np.asarray(noise)[:, :, None]
 
     def rows(self, box, height: float, strength: float, shift: float = 0.0) -> None:
-        """Darkens lines `height` px apart; with a shift also upright ones, as in brickwork."""
+        """Darkens lines `height` px apart; with a shift, vertical ones as well, as in bricks."""
         left, top, right, bottom = box
         for row, y in enumerate(np.arange(top, bottom, height)):
             self.shade((left, y, right, min(y + 0.5, bottom)), strength, strength)
@@ -177,20 +181,20 @@ class Painter:
                     self.shade((x, y, x + 0.5, min(y + height, bottom)), strength, strength)
 
     def shadow(self, box, depth: float, strength: float = 0.55) -> None:
-        """What stands out casts a shadow below itself, and a little to the right."""
+        """Shades what is below a box that stands out, and slightly to the right."""
         left, _, right, bottom = box
         self.shade((left + 1, bottom, right + 1, bottom + depth), strength, 1.0)
 
-    def ledge(self, box, colour, depth: float) -> None:
-        """A moulded ledge: lit above, dark below, with its shadow."""
+    def ledge(self, box, color, depth: float) -> None:
+        """A ledge: bright above, dark below, with its shadow."""
         left, _, right, bottom = box
-        self.fill(box, colour)
+        self.fill(box, color)
         self.shade(box, 1.08, 0.82)
         self.shade((left, bottom - 1, right, bottom), 0.7, 0.7)
         self.shadow(box, depth)
 
     def glass(self, box) -> None:
-        """A pane: sky mirrored above, a dark room below, curtains now and then."""
+        """A pane: sky reflected above, a dark room below, sometimes curtains."""
         left, top, right, bottom = box
         self.fill(box, (88, 106, 122))
         self.shade(box, 1.25, 0.5)
@@ -202,17 +206,17 @@ class Painter:
         self.shade((left, top, right, top + 2), 0.45, 0.8)
         self.shade((left, top, left + 1.5, bottom), 0.6, 0.6)
 
-    def bars(self, box, columns: int, rows: int, colour, width: float = 1.0) -> None:
+    def bars(self, box, columns: int, rows: int, color, width: float = 1.0) -> None:
         """The frame of a box and the bars that divide it."""
         left, top, right, bottom = box
         for x in np.linspace(left, right - width, columns + 1):
-            self.fill((x, top, x + width, bottom), colour)
+            self.fill((x, top, x + width, bottom), color)
         for y in np.linspace(top, bottom - width, rows + 1):
-            self.fill((left, y, right, y + width), colour)
+            self.fill((left, y, right, y + width), color)
 
 
 def paint_background(painter: Painter, facade: list) -> None:
-    """Sky with clouds, the neighbours in the haze, the pavement."""
+    """Sky with clouds, hazy neighboring buildings, the pavement."""
     horizon = next(box[3] for label, box in facade if label == "wall")
     everything = (0, 0, SIZE, SIZE)
     painter.fill(everything, (150, 184, 220))
@@ -228,10 +232,10 @@ def paint_background(painter: Painter, facade: list) -> None:
     painter.rows((0, horizon, SIZE, SIZE), 7, 0.82)
 
 
-def paint_roof(painter: Painter, box, colour) -> None:
+def paint_roof(painter: Painter, box, color) -> None:
     left, top, right, bottom = box
     behind = painter.region(box).copy()
-    painter.fill(box, colour)
+    painter.fill(box, color)
     painter.shade(box, 1.18, 0.86)
     painter.rows(box, 4, 0.72, shift=6)
     painter.speckle(box, 3, 0.06)
@@ -243,8 +247,8 @@ def paint_roof(painter: Painter, box, colour) -> None:
     painter.region(box)[outside] = behind[outside]
 
 
-def paint_wall(painter: Painter, box, colour, is_brick: bool) -> None:
-    painter.fill(box, colour)
+def paint_wall(painter: Painter, box, color, is_brick: bool) -> None:
+    painter.fill(box, color)
     if is_brick:
         painter.rows(box, 4, 0.84, shift=9)
     painter.speckle(box, 1, 0.025)
@@ -253,7 +257,7 @@ def paint_wall(painter: Painter, box, colour, is_brick: bool) -> None:
     painter.shade(box, 1.04, 0.94)
 
 
-def paint_shop(painter: Painter, box, colour) -> None:
+def paint_shop(painter: Painter, box, color) -> None:
     left, top, right, bottom = box
     painter.fill(box, (58, 46, 40))
     painter.glass((left + 2, top + 12, right - 2, bottom - 3))
@@ -261,14 +265,14 @@ def paint_shop(painter: Painter, box, colour) -> None:
     awning = (left - 1, top, right + 1, top + 10)
     painter.fill(awning, (228, 220, 206))
     for x in np.arange(left - 1, right + 1, 6):
-        painter.fill((x, top, min(x + 3, right + 1), top + 10), colour)
+        painter.fill((x, top, min(x + 3, right + 1), top + 10), color)
     painter.shade(awning, 1.12, 0.84)
     painter.shadow(awning, 6, 0.4)
 
 
-def paint_door(painter: Painter, box, colour) -> None:
+def paint_door(painter: Painter, box, color) -> None:
     left, top, right, bottom = box
-    painter.fill(box, colour)
+    painter.fill(box, color)
     painter.speckle(box, 2, 0.05)
     painter.glass((left + 2, top + 2, right - 2, top + 9))
     middle = (left + right) / 2
@@ -290,7 +294,7 @@ def paint_balcony(painter: Painter, box) -> None:
 
 
 def draw_photo(facade: list, random: np.random.Generator) -> Image.Image:
-    """The photo of the same facade, in colours of its own."""
+    """The photo of a facade, in colors drawn at random."""
     painter = Painter(random)
     wall, trim, roof, blind, door, awning = (
         np.float32(palette[random.integers(len(palette))]) * random.uniform(0.95, 1.05)
@@ -357,13 +361,13 @@ def make_pair(seed: int, split: int, number: int) -> Image.Image:
 def make_demo(
     root: str | Path = DEMO_ROOT, train: int = 120, val: int = 20, test: int = 20, seed: int = 0
 ) -> None:
-    """Makes the dataset as PNGs in root/train, root/val and root/test: all of it, or nothing.
+    """Writes root/train, root/val and root/test as PNGs, and root/palette.json: all or nothing.
 
-    Raises UserError if `root` is there already.
+    Raises UserError if `root` exists.
     """
     root = Path(root)
     if root.exists():
-        raise UserError(f"{root} exists already; remove it, or give another --output")
+        raise UserError(f"{root} already exists; remove it or choose another --output")
     unfinished = root.with_name(root.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     counts = {"train": train, "val": val, "test": test}
@@ -373,24 +377,15 @@ def make_demo(
             for number in range(1, count + 1):
                 make_pair(seed, index, number).save(unfinished / split / f"{number}.png")
                 bar.update()
+    write_palette(PALETTES["demo"], unfinished)
     unfinished.rename(root)
 
 
-def main() -> None:
-    parser = Parser(__doc__)
-    parser.add_argument("--output", default=str(DEMO_ROOT), help=f"default: {DEMO_ROOT}")
-    parser.add_argument("--train", type=int, default=120, help="pairs (default: 120)")
-    parser.add_argument("--val", type=int, default=20, help="pairs (default: 20)")
-    parser.add_argument("--test", type=int, default=20, help="pairs (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    arguments = parser.parse_args()
-    for name, least in {"train": 1, "val": 1, "test": 1, "seed": 0}.items():
-        value = getattr(arguments, name)
-        if value < least:
-            raise UserError(f"--{name} is {value}; it has to be {least} or more")
-    make_demo(arguments.output, arguments.train, arguments.val, arguments.test, arguments.seed)
+def main(argv=None) -> int:
+    options = parse_arguments(argv)
+    make_demo(options.output, options.train, options.val, options.test, options.seed)
+    return 0
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        main()
+    cli.run(main)

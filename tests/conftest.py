@@ -1,9 +1,12 @@
 """Tiny configurations, tiny pairs, the scripts as processes, and whether two runs are equal."""
 
+import contextlib
 import csv
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 # More threads are no faster with networks as tiny, and two processes' threads wait for each other.
@@ -13,7 +16,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from config import Config
+from engine import cli
+from engine.log import Log
 from utils import load_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -98,3 +105,99 @@ def log_rows(run: Path) -> list[dict]:
     for row in rows:
         del row["images_per_second"]
     return rows
+
+
+# ---- Runs within this process -----------------------------------------------------------------
+
+
+def config_for(data_root: Path, output: Path, **fields) -> Config:
+    """Three tiny epochs."""
+    fields = {"data_root": str(data_root), "output": str(output), "epochs": 3, **TINY, **fields}
+    return Config(**fields)
+
+
+def weights(run: Path) -> dict:
+    return load_checkpoint(run)["generator"]
+
+
+def refusal(capsys, main, *words) -> str:
+    """The line on stderr with which a script's main ends, given these words; or all fields of a
+    configuration."""
+    capsys.readouterr()
+    if isinstance(words[0], Config):
+        words = arguments(**asdict(words[0]))
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: main([str(word) for word in words]))
+    assert end.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    return next(line for line in lines if line.startswith("error: "))
+
+
+@pytest.fixture(scope="session")
+def finished(pairs, tmp_path_factory) -> Path:
+    """A run of 3 epochs of 6 steps, saved after each epoch. Copy it before you change it."""
+    import train  # takes seconds
+
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    assert train.train(config_for(pairs, run, save_epochs=1)) == 0
+    return run
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    """A copy of the finished run."""
+    return shutil.copytree(finished, tmp_path / "copied")
+
+
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Runs without curves.png and progress.gif, which take most of the time of a tiny one."""
+    for name in ("draw_curves", "draw_progress"):
+        monkeypatch.setattr(f"engine.run.{name}", lambda folder: None)
+
+
+class CrashError(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def crash_at(step: int):
+    """Lets a run die as it logs the step."""
+    write = Log.write
+
+    def failing(self, at, **values):
+        if at == step:
+            raise CrashError
+        write(self, at, **values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Log, "write", failing)
+        yield
+
+
+class RunsCode:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self):
+        return (os.mkdir, ("harmed",))
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def check_initialization(network: nn.Module) -> None:
+    """Weights N(0, 0.02), norm scales N(1, 0.02), biases 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            assert abs(module.weight.mean().item()) < 2e-3
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.05)
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.weight.mean().item() == pytest.approx(1, abs=0.01)
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.3)
+        if getattr(module, "bias", None) is not None:
+            assert (module.bias == 0).all()

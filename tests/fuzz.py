@@ -1,10 +1,10 @@
-"""Reads thousands of broken picture files: each has to be read right or refused in one line.
+"""Reads thousands of broken image files: each has to be read right or refused in one line.
 
-    python tests/fuzz.py                 3000 files
-    python tests/fuzz.py --files 300 --seed 1
+    python -m tests.fuzz                 3000 files
+    python -m tests.fuzz --files 300 --seed 1
 
-Pictures of every format and kind are mutated: cut off, bits flipped, blocks overwritten, lost or
-doubled, emptied, misnamed, declared as huge, with broken EXIF or colour profiles. They are read in
+Images of every format and kind are mutated: cut off, bits flipped, blocks overwritten, lost or
+doubled, emptied, misnamed, declared as huge, with broken EXIF or color profiles. They are read in
 another process, so that a crash, a hang or a grasp for memory is seen. Exit code 0 if there was
 none, and nothing was read wrong that could be known to be wrong.
 """
@@ -27,11 +27,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
-
-from config import UserError  # noqa: E402
-from dataset import ENDINGS, MAX_PIXELS, read_image  # noqa: E402
+from engine.cli import UserError
+from engine.images import ENDINGS, MAX_PIXELS, read_image
 
 SECONDS = 20  # for a file, at most
 MEMORY = 1.5e9  # bytes of that process, at most; a picture of 67 megapixels has 0.2e9
@@ -72,7 +69,7 @@ def sound_files() -> dict[str, bytes]:
     return {
         "rgb.png": saved(rgb, "PNG"),
         "text.png": saved(rgb, "PNG", pnginfo=text),
-        "grey.png": saved(rgb.convert("L"), "PNG"),
+        "gray.png": saved(rgb.convert("L"), "PNG"),
         "palette.png": saved(rgb.convert("P"), "PNG"),
         "alpha.png": saved(rgb.convert("RGBA"), "PNG"),
         "bits.png": saved(rgb.convert("1"), "PNG"),
@@ -82,7 +79,7 @@ def sound_files() -> dict[str, bytes]:
         "rgb.jpg": saved(rgb, "JPEG", exif=exif()),
         "turned.jpg": saved(rgb, "JPEG", exif=exif(6)),
         "progressive.jpeg": saved(rgb, "JPEG", progressive=True),
-        "grey.jpg": saved(rgb.convert("L"), "JPEG"),
+        "gray.jpg": saved(rgb.convert("L"), "JPEG"),
         "cmyk.jpg": saved(rgb.convert("CMYK"), "JPEG"),
         "one.jpg": saved(scene((1, 1)), "JPEG"),
         "rgb.webp": saved(rgb, "WEBP", exif=exif()),

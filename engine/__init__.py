@@ -1,0 +1,1 @@
+"""What any training run needs. Nothing in this folder knows of Pix2Pix."""

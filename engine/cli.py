@@ -1,0 +1,165 @@
+"""Command lines: options from a dataclass, user mistakes in one line, answers before slow imports.
+
+Every script has the same frame. `parse_arguments` needs no slow import; `early` calls it first, so
+that --help and mistakes are answered at once:
+
+    if __name__ == "__main__":
+        cli.early(parse_arguments)
+    import torch  # and all else that is slow
+    ...
+    if __name__ == "__main__":
+        cli.run(main)
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import inspect
+import os
+import re
+import signal
+import sys
+
+
+class UserError(ValueError):
+    """A mistake the user can fix. The message is one line: what is wrong, where, what to do."""
+
+    def __init__(self, message: str):
+        if message.startswith("Caught "):  # a DataLoader worker has put its traceback in front
+            message = message.rpartition("UserError: ")[2]
+        line = " ".join(message.splitlines())[:1000]  # file names can be long and hold anything
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+        super().__init__(line[:1000])
+
+
+@contextlib.contextmanager
+def one_line_errors():
+    """Ends the process with one line on stderr: exit code 2 for a UserError, a file that cannot be
+    read or written, or lack of memory; 130 for Ctrl-C. Other exceptions keep their traceback."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set by `early`
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    except (UserError, OSError) as error:
+        fail(str(error))
+    except (MemoryError, RuntimeError) as error:  # torch has an error of its own for each device
+        out_of_memory = "out of memory|can't allocate memory|not enough memory"
+        if not isinstance(error, MemoryError) and not re.search(out_of_memory, str(error)):
+            raise
+        reason = (str(error).splitlines() or ["out of memory"])[0]
+        fail(f"{reason} (a smaller batch_size or crop_size needs less)")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def early(parse, show=None) -> None:
+    """Parses the command line before the slow imports. `show` is called with the result, so that a
+    script prints something at once. Of several processes, only the first shows its progress."""
+    with one_line_errors():
+        parsed = parse()
+        if os.environ.get("RANK", "0") != "0":
+            os.environ["TQDM_DISABLE"] = "1"  # tqdm reads it when it is imported
+        elif show:
+            show(parsed)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
+
+
+def run(main) -> None:
+    """Runs `main`, which returns the exit code, as a script."""
+    with one_line_errors():
+        sys.exit(main())
+
+
+def nearest(word: str, known, prefix: str = "") -> str:
+    """A hint such as "; did you mean 'facades'?", empty if nothing known is close."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {prefix + close[0]!r}?" if close else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises UserError and names the nearest option."""
+
+    def __init__(self, description: str, usage: str | None = None):
+        super().__init__(
+            usage=usage,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str):
+        raise UserError(f"{message} (see --help)")
+
+    def parse_args(self, args=None, namespace=None):
+        known = [name for action in self._actions for name in action.option_strings if name != "-h"]
+        words = []
+        for word in sys.argv[1:] if args is None else map(str, args):
+            if word.startswith("--"):
+                option, equals, value = word.partition("=")
+                option = "--" + option[2:].replace("-", "_")  # accepts --data-root, too
+                if option not in known:
+                    hint = nearest(option[2:], [name[2:] for name in known], prefix="--")
+                    raise UserError(f"unknown option {option}{hint} (see --help)")
+                word = option + equals + value
+            words.append(word)
+        return super().parse_args(words, namespace)
+
+
+def boolean(text: str) -> bool:
+    values = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return values[text.lower()]
+
+
+def add_fields(parser: argparse.ArgumentParser, defaults, title: str) -> None:
+    """Adds an option for each field of the dataclass instance `defaults`. The comment behind a
+    field is its help. Options that are not given are absent from the parsed result."""
+    source = inspect.getsource(type(defaults))
+    comments = dict(re.findall(r"^ +(\w+): \w+ = .*?# *(.*)$", source, re.MULTILINE))
+    group = parser.add_argument_group(title)
+    for field in dataclasses.fields(defaults):
+        text = f"{comments.get(field.name, '')} (default: {getattr(defaults, field.name)})"
+        group.add_argument(
+            f"--{field.name}",
+            type=boolean if field.type is bool else field.type,
+            default=argparse.SUPPRESS,
+            metavar=field.type.__name__.upper(),
+            help=text.replace("%", "%%"),
+        )
+
+
+def parse_preset(parser: Parser, presets: dict, default: str, argv=None):
+    """Parses `[PRESET] [--field value ...]` besides the options that `parser` already has.
+
+    Returns the parsed options, with `.preset` the name given or None, and the given fields of the
+    presets' dataclass. Raises UserError.
+    """
+    known = ", ".join(presets)
+    parser.add_argument("preset", nargs="?", metavar="PRESET", help=f"{known} (default: {default})")
+    words = sys.argv[1:] if argv is None else list(argv)
+    shown = next((word for word in words if word in presets), default)  # for `facades --help`
+    fields = dataclasses.fields(presets[shown])
+    add_fields(parser, presets[shown], f"fields of config.py, with the defaults of {shown}")
+    options = parser.parse_args(words)
+    given = {f.name: options.__dict__.pop(f.name) for f in fields if f.name in options}
+    return options, given
+
+
+def check_types(values) -> None:
+    """Raises UserError unless every field of a dataclass instance has its annotated type."""
+    for field in dataclasses.fields(values):
+        value = getattr(values, field.name)
+        kinds = (int, float) if field.type is float else field.type
+        if not isinstance(value, kinds) or isinstance(value, bool) != (field.type is bool):
+            raise UserError(f"{field.name} is {value!r}; it must be of type {field.type.__name__}")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise UserError(f"{field.name} is {value!r}; it must be below 2**63")

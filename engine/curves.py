@@ -1,0 +1,130 @@
+"""Figures of a run: curves.png of its log, progress.png and progress.gif of its samples."""
+
+import contextlib
+import math
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from engine.cli import UserError
+from engine.files import read_json, replacing
+from engine.images import GAP, image_grid, save_image
+from engine.log import read_log
+
+# The panels of curves.png: title, and the label of each column of log.csv in it.
+PANELS = {
+    "adversarial losses": {"loss_d": "discriminator", "loss_g_gan": "generator"},
+    "L1": {"loss_g_l1": "training", "val_l1": "validation"},
+    "validation PSNR (dB)": {"val_psnr": "validation"},
+    "validation SSIM": {"val_ssim": "validation"},
+}
+
+# The loss of a discriminator that answers 1/2 to everything.
+CHANCE = {"cross_entropy": math.log(2), "least_squares": 0.25}
+
+STRIP_ROWS, STRIP_EPOCHS = 4, 6
+FILM_FRAMES, FILM_SIDE = 40, 160  # the side is in px
+
+
+def draw_curves(run: str | Path) -> Path | None:
+    """Draws curves.png into a run folder: losses, and their moving averages, and validation scores
+    over the epochs. Returns the path, or None if nothing was logged. Raises UserError if there is
+    no log."""
+    from matplotlib.figure import Figure  # its import takes a second; pyplot would need a display
+
+    measures = read_log(run)
+    chance = None
+    with contextlib.suppress(UserError):  # config.json may be lost
+        chance = CHANCE.get(read_json(Path(run) / "config.json").get("gan_loss"))
+    panels = [panel for panel in PANELS.items() if panel[1].keys() & measures.keys()]
+    if not panels:
+        return None
+    rows = math.ceil(len(panels) / 2)
+    figure = Figure(figsize=(10, 3.2 * rows), layout="tight")
+    figure.suptitle(str(run))
+    for number, (title, curves) in enumerate(panels, 1):
+        axes = figure.add_subplot(rows, 2, number, title=title, xlabel="epoch")
+        for color, (name, label) in zip(("tab:blue", "tab:orange"), curves.items(), strict=False):
+            epochs, values = measures.get(name, ([], []))
+            marker = "." if len(values) < 30 else ""
+            if name.startswith("loss_") and len(values) >= 30:
+                axes.plot(epochs, values, color=color, alpha=0.25, linewidth=0.7)
+                window = max(5, len(values) // 30)
+                values = np.convolve(values, np.ones(window) / window, mode="valid")
+                epochs = epochs[window // 2 :][: len(values)]
+            axes.plot(epochs, values, color=color, label=label, marker=marker)
+        if "loss_d" in curves and chance:
+            axes.axhline(chance, color="gray", linestyle=":", label=f"D at chance: {chance:.2f}")
+        axes.grid(alpha=0.3)
+        if len(curves) > 1:
+            axes.margins(y=0.22)  # room for the legend above the curves
+            axes.legend(loc="upper right", ncols=3, fontsize="small")
+    path = Path(run) / "curves.png"
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
+    return path
+
+
+def draw_progress(run: str | Path) -> Path | None:
+    """Draws the samples over the epochs, progress.png and progress.gif, into a run folder.
+
+    Returns the path of the first, or None if there are no samples.
+    """
+    files = (Path(run) / "samples").glob("epoch_*.png")
+    found = {re.fullmatch(r"epoch_(\d+)", file.stem): file for file in files}
+    grids = dict(sorted((int(match[1]), file) for match, file in found.items() if match))
+    columns = {epoch: sample_rows(grids[epoch]) for epoch in evenly(list(grids), STRIP_EPOCHS)}
+    columns = {epoch: column for epoch, column in columns.items() if column}
+    if not columns:
+        return None
+    last = columns[max(columns)]
+    rows = [
+        [last[row][0], *(column[row][1] for column in columns.values()), last[row][2]]
+        for row in range(min(map(len, columns.values())))
+    ]
+    path = Path(run) / "progress.png"
+    titles = [f"epoch {epoch}" for epoch in columns]
+    save_image(image_grid(rows, ["input", *titles, "target"]), path)
+
+    frames = []
+    for epoch in evenly(list(grids), FILM_FRAMES):
+        small = [
+            [image.resize((FILM_SIDE, FILM_SIDE)) for image in images]
+            for images in sample_rows(grids[epoch])[: len(rows)]
+        ]
+        if len(small) == len(rows):
+            frames.append(image_grid(small, ["input", f"epoch {epoch}", "target"]))
+    # One palette for all frames: faster, and unchanged pixels take no space.
+    palette = frames[-1].quantize(256)
+    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    duration = [400] * (len(frames) - 1) + [2500]  # ms
+    film = {"save_all": True, "append_images": frames[1:], "duration": duration, "loop": 0}
+    with replacing(path.with_suffix(".gif")) as temporary:
+        frames[0].save(temporary, format="GIF", **film)
+    return path
+
+
+def sample_rows(path: Path) -> list[list[Image.Image]]:
+    """The first rows of a sample grid, each input, output and target; none, with a message, of a
+    file that cannot be read."""
+    try:
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+    except Exception as error:  # Pillow's readers raise nearly anything on a damaged file
+        print(f"{path} cannot be read as an image and is left out: {error}", file=sys.stderr)
+        return []
+    pitch = max(GAP + 1, (image.width - GAP) // 3)  # the layout of images.image_grid
+    count = min(STRIP_ROWS, (image.height - GAP) // pitch)
+    corners = [[(GAP + x * pitch, GAP + y * pitch) for x in range(3)] for y in range(count)]
+    side = pitch - GAP
+    return [[image.crop((x, y, x + side, y + side)) for x, y in row] for row in corners]
+
+
+def evenly(items: list, count: int) -> list:
+    """At most `count` of the items, evenly spread, including the first and the last."""
+    if len(items) <= count:
+        return items
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]

@@ -1,0 +1,259 @@
+"""What makes training fast. It changes how a step is computed, never what is computed.
+
+`python train.py --fast false --precision fp32` does without all of it. Each function says what it
+saves; `python -m tools.benchmark` measures it.
+"""
+
+import ctypes
+import time
+import warnings
+from copy import deepcopy
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam
+
+# Adam warns when something a graph could record runs outside of one, as the first steps do.
+warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+
+# ---- Precision --------------------------------------------------------------------------------
+
+
+def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
+    """fp32 or bf16 for auto, fp32 or bf16; and the reason."""
+    if precision != "auto":
+        return precision, "as configured"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "this GPU supports it"
+        return "fp32", "this GPU has no bf16"
+    if device.type == "cpu":
+        gain = bfloat16_gain()
+        measured = f"a bf16 convolution takes {1 / gain:.2f} times as long as fp32 on this CPU"
+        return ("bf16" if gain > 1.3 else "fp32"), measured
+    return "fp32", f"the default on {device.type}"
+
+
+def bfloat16_gain() -> float:
+    """How many times as fast a typical convolution is in bf16 as in fp32 on this CPU.
+
+    Measured in CPU time on one thread, so that other processes do not change the result.
+    """
+    seconds = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for kind in (torch.float32, torch.bfloat16):
+        x, weight = torch.ones(1, 128, 64, 64, dtype=kind), torch.ones(256, 128, 4, 4, dtype=kind)
+        F.conv2d(x, weight, stride=2, padding=1)
+        start = time.thread_time()
+        for _ in range(20):
+            F.conv2d(x, weight, stride=2, padding=1)
+        seconds[kind] = time.thread_time() - start
+    torch.set_num_threads(threads)
+    return seconds[torch.float32] / max(seconds[torch.bfloat16], 1e-9)
+
+
+def use_bfloat16(network: nn.Module, last: nn.Module) -> None:
+    """Makes a network compute in bf16 where that is safe, in place.
+
+    Its `last` layer stays in fp32, as nothing after it would average its rounding out. So do
+    weights, the statistics of norms, the output and with it the losses.
+    """
+    device = next(network.parameters()).device.type
+    inside, outside = last.forward, network.forward
+
+    def full(x: Tensor) -> Tensor:
+        with torch.autocast(device, enabled=False):
+            return inside(x.float())
+
+    def mixed(*images: Tensor, **options) -> Tensor:
+        with torch.autocast(device, torch.bfloat16):
+            return outside(*images, **options)
+
+    last.forward, network.forward = full, mixed
+
+
+# ---- All devices ------------------------------------------------------------------------------
+
+
+def speed_up(networks: list[nn.Module], precision: str, x: Tensor) -> bool:
+    """Prepares networks, in place, for training on batches like `x`, (B, C, H, W), which the first
+    network takes. Weights keep their names. Returns whether Adam should be `fused`.
+
+    On a CPU in fp32 at batch 1, results stay equal bit by bit. Otherwise they differ by rounding:
+    convolutions work in the channels-last layout, which their fast implementations use.
+    """
+    device = next(networks[0].parameters()).device.type
+    modules = [module for network in networks for module in network.modules()]
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = True
+    rounding = device == "cuda" or (device == "cpu" and precision == "bf16")
+    if rounding:
+        products = small_convolutions(networks[0], x) if device == "cpu" else []
+        for module in modules:
+            if module in products:
+                module.forward = partial(PRODUCTS[type(module)], module)
+            elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                module.to(memory_format=torch.channels_last)
+    if device == "cpu":
+        for module in modules:
+            if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
+                module.register_forward_hook(matching_gradient)
+        keep_heap(len(x))
+    return rounding
+
+
+def fused(optimizer: Adam) -> Adam:
+    """The same Adam in one pass over memory. On a GPU its learning rate and step count are tensors
+    there, where a graph can read them."""
+    (group,) = optimizer.param_groups
+    on_gpu = group["params"][0].is_cuda
+    rate = torch.tensor(group["lr"], device=group["params"][0].device) if on_gpu else group["lr"]
+    return Adam(group["params"], rate, betas=group["betas"], fused=True, capturable=on_gpu)
+
+
+def set_learning_rate(optimizer: Adam, rate: float) -> None:
+    (group,) = optimizer.param_groups
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+def match_layout(network: nn.Module, other: nn.Module) -> None:
+    """Gives the weights of a network the memory layout of the other's: elementwise operations on
+    both are fast only if the layouts agree."""
+    for weight, example in zip(network.parameters(), other.parameters(), strict=True):
+        weight.data = torch.empty_like(example).copy_(weight)
+
+
+# ---- CPU --------------------------------------------------------------------------------------
+
+
+def keep_heap(batch_size: int) -> None:
+    """Keeps freed memory in the process: the next step needs as much.
+
+    The C library returns large blocks to the system, which hands them out again page by page and
+    zeroed: a quarter of a step at batch 1. Blocks larger than a batch's activations, the gradients
+    of the largest weights, are still returned: kept, they would fragment the heap and raise its
+    peak. glibc only; elsewhere nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # <malloc.h>
+    mallopt(trim_threshold, 256 * 2**20)
+    mallopt(mmap_threshold, min(batch_size * 32 * 2**20, 2**31 - 1))
+
+
+def matching_gradient(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    """A forward hook for norms: their gradient arrives in the memory layout of the output.
+
+    Where tensors were concatenated it arrives as a slice, on which PyTorch's batch norm backward is
+    10 to 40 times slower: a tenth of a step at batch 8. From a matrix product it may arrive
+    transposed, and at batch 1 PyTorch's result can then be wrong (seen in 2.6 and 2.15).
+    """
+    if not output.requires_grad:
+        return
+    strides = output.stride()
+
+    def match(gradient: Tensor) -> Tensor:
+        if gradient.stride() == strides:
+            return gradient
+        return gradient.new_empty_strided(gradient.shape, strides).copy_(gradient)
+
+    output.register_hook(match)
+
+
+# Output positions of a convolution, or input positions of a transposed one, up to which it is
+# computed as a matrix product. Beyond, unfolding the image costs more than the product saves.
+SMALL = 256
+
+
+def small_convolutions(network: nn.Module, x: Tensor) -> list[nn.Module]:
+    """The 4x4 stride 2 convolutions that are faster as matrix products when `network` takes x.
+
+    They are the inner ones, with large weights and tiny images, where bf16 convolutions spend their
+    time on rearranging weights: a fifth of a step at batch 1.
+    """
+    copy = deepcopy(network).to("meta")  # shapes without computation
+    small = set()
+
+    def look(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        image = output if isinstance(module, nn.Conv2d) else inputs[0]
+        if len(image) * image.shape[-2] * image.shape[-1] <= SMALL:
+            small.add(module)
+
+    for module in copy.modules():
+        plain = type(module) in PRODUCTS and module.kernel_size == (4, 4)
+        if plain and module.stride == (2, 2) and module.bias is None:
+            module.register_forward_hook(look)
+    copy(x.to("meta"))
+    pairs = zip(network.modules(), copy.modules(), strict=True)
+    return [module for module, copied in pairs if copied in small]
+
+
+def multiply_down(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+    """The 4x4 stride 2 convolution as a matrix product: (B, C, H, W) -> (B, C', H/2, W/2)."""
+    height, width = x.shape[-2:]
+    patches = F.unfold(x, 4, padding=1, stride=2).transpose(1, 2)  # (B, H/2 * W/2, C * 16)
+    y = F.linear(patches, convolution.weight.flatten(1)).transpose(1, 2)
+    return y.contiguous().unflatten(2, (height // 2, width // 2))
+
+
+def multiply_up(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """The 4x4 stride 2 transposed convolution likewise: (B, C, H, W) -> (B, C', 2H, 2W)."""
+    height, width = x.shape[-2:]
+    patches = x.flatten(2).transpose(1, 2) @ convolution.weight.flatten(1)  # (B, H * W, C' * 16)
+    return F.fold(patches.transpose(1, 2), (2 * height, 2 * width), 4, padding=1, stride=2)
+
+
+PRODUCTS = {nn.Conv2d: multiply_down, nn.ConvTranspose2d: multiply_up}
+
+
+# ---- GPU --------------------------------------------------------------------------------------
+
+
+class GraphedStep:
+    """A training step recorded as a CUDA graph and replayed: one launch instead of thousands, which
+    at batch 1 take longer than the computation.
+
+    The first steps run unrecorded, while cuDNN chooses algorithms and Adam creates its state. Every
+    batch must have the shape of the first. Returns the losses in a tensor that the next step
+    overwrites.
+    """
+
+    warm_up = 3
+
+    def __init__(self, step):
+        self.step = step  # (x, y) -> losses
+        self.taken = 0
+        self.graph = None
+        self.side = torch.cuda.Stream()
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        self.taken += 1
+        if self.taken <= self.warm_up:
+            return self.beside(x, y)
+        if self.graph is None:
+            self.x, self.y = x.clone(), y.clone()
+            self.graph = torch.cuda.CUDAGraph()
+            # thread_local: a loader's thread may pin memory meanwhile
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+                self.losses = self.step(self.x, self.y)  # recorded, not computed yet
+        self.x.copy_(x)
+        self.y.copy_(y)
+        self.graph.replay()
+        return self.losses
+
+    def beside(self, x: Tensor, y: Tensor) -> Tensor:
+        """Runs the step on a side stream, as required before a recording."""
+        main = torch.cuda.current_stream()
+        self.side.wait_stream(main)
+        with torch.cuda.stream(self.side):
+            losses = self.step(x, y)
+        main.wait_stream(self.side)
+        return losses

@@ -1,0 +1,88 @@
+"""Files that are written whole or not at all, and files from strangers, checked before use."""
+
+import contextlib
+import json
+import os
+import zipfile
+from pathlib import Path
+
+from torch import Tensor
+
+from engine.cli import UserError
+
+
+def flush_to_disk(file) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path):
+    """Yields a temporary path to write to; it replaces `path` once it is complete and on disk.
+
+    Until then `path` is unchanged, whatever happens. Raises UserError if it cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            flush_to_disk(file)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        # torch.save reports a full disk as a RuntimeError.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        reason = cause.strerror or cause
+        raise UserError(f"{path} cannot be written: {reason}; the old file is kept") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes UTF-8, atomically. Bytes of file names that are no text pass through unchanged."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
+
+
+def read_json(path: Path) -> dict:
+    """Reads a JSON file that holds an object. Raises UserError."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read as JSON: {reason}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return values
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a file written by torch.save, None if nothing is.
+
+    Compares its contents with the checksums that torch.save stores and torch.load ignores.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # torch.save never compresses; a small compressed file could expand without limit.
+            if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
+                return "it is compressed"
+            broken = archive.testzip()
+    except Exception as error:  # zipfile raises nearly anything on a damaged file
+        return str(error) or type(error).__name__
+    return f"its part {broken!r} does not match its checksum" if broken else None
+
+
+def tensors_of(state):
+    """Yields all tensors in nested containers. Each container is visited once."""
+    seen, waiting = set(), [state]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values() if isinstance(value, dict) else value

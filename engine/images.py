@@ -1,0 +1,237 @@
+"""Images: finding and reading files, pixels <-> tensors, resizing, tiling, grids.
+
+A tensor image is (C, H, W), floats in [-1, 1].
+"""
+
+import re
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from tqdm import tqdm
+
+from engine.cli import UserError
+from engine.files import replacing
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+# The formats of these files. Pillow reads many more, some by starting other programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+
+# A file of a few bytes can declare any size. Pillow would only warn.
+MAX_PIXELS = 2**26  # 8192 x 8192
+
+
+# ---- Files ------------------------------------------------------------------------------------
+
+
+def natural_order(path: Path) -> list:
+    """A sorting key that puts 2.jpg before 10.jpg."""
+    parts = re.split(r"(\d+)", str(path))
+    return [int(part) if part.isdecimal() else part for part in parts]
+
+
+def is_image(path: Path) -> bool:
+    """Whether the name is that of an image. Hidden files, such as macOS's ._1.jpg, are not."""
+    return path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+
+
+def find_images(folder: Path) -> list[Path]:
+    """The image files directly in a folder, in natural order. Raises UserError if none."""
+    if not folder.is_dir():
+        raise UserError(f"folder {folder} does not exist")
+    files = sorted(filter(is_image, folder.iterdir()), key=natural_order)
+    if not files:
+        raise UserError(f"{folder} holds no images ({', '.join(ENDINGS)})")
+    return files
+
+
+def read_image(path: Path) -> Image.Image:
+    """Reads an image file as upright RGB, whatever its mode. Raises UserError naming the file."""
+    try:
+        if not path.is_file():  # opening a pipe would wait
+            raise UserError("it is missing or not a regular file")
+        # Opened here: given a name, Pillow maps a TIFF into memory and mixes up its EXIF rotation.
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                megapixels = f"{width}x{height}, {width * height / 1e6:.0f} megapixels"
+                raise UserError(f"it is {megapixels}; the limit is {MAX_PIXELS / 1e6:.0f}")
+            if image.format == "PNG":  # Pillow checks its checksums only in verify()
+                image.verify()
+                image = Image.open(file, formats=("PNG",))
+            return to_mode(image, channels=3)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except UnidentifiedImageError as error:
+        kind = f"not {', '.join(FORMATS)}" if path.stat().st_size else "empty"
+        raise UserError(f"{path} cannot be read as an image: it is {kind}") from error
+    except Exception as error:  # Pillow's readers raise nearly anything on a damaged file
+        raise UserError(f"{path} cannot be read as an image: {error}") from error
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Writes a PNG, atomically, and creates its folder."""
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def to_mode(image: Image.Image, channels: int) -> Image.Image:
+    """The image as a viewer shows it, upright, in mode L (1 channel) or RGB (3).
+
+    Applies the EXIF orientation, scales 16 bits to 8 and blends transparency with white. Raises
+    UserError on 32-bit values, whose range is unknown.
+    """
+    try:
+        image.getexif()
+    except Exception:  # damaged EXIF data; the pixels are fine
+        image.info.pop("exif", None)
+    else:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # Pillow's own conversion would clip or truncate
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise UserError(
+            f"32-bit values (mode {image.mode}) have no known range; save it with 8 or 16 bits"
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def plan_outputs(source: Path, output: Path, others: Sequence[Path] = ()) -> dict[Path, Path]:
+    """Where the translation of each image goes: a PNG of its name, in the source's folders. Images
+    in an `output` within the source are earlier results and are left out.
+
+    Raises UserError if there is nothing to translate, or if a source or one of the `others` would
+    be overwritten.
+    """
+    if source.is_dir():
+        if output.resolve() == source.resolve():
+            raise UserError(f"--output is the folder of the inputs, {source}; they would be lost")
+        if output.is_file():
+            raise UserError(f"--output {output} is a file; for a folder of images, name a folder")
+        files = sorted(filter(is_image, source.rglob("*")), key=natural_order)
+        files = [file for file in files if output.resolve() not in file.resolve().parents]
+        if not files:
+            raise UserError(f"{source} holds no images ({', '.join(ENDINGS)})")
+        names = [file.relative_to(source).with_suffix("") for file in files]
+        # 1.jpg and 1.png keep their endings; file systems may not distinguish A.png and a.png.
+        if len({str(name).casefold() for name in names}) < len(names):
+            names = [file.relative_to(source) for file in files]
+        results = [output / name.with_name(name.name + ".png") for name in names]
+        plan = dict(zip(files, results, strict=True))
+    elif source.is_file():
+        if output.suffix not in ("", ".png"):
+            raise UserError(f"--output {output} is neither a folder nor a .png")
+        plan = {source: output if output.suffix else output / f"{source.stem}.png"}
+    else:
+        raise UserError(f"image or folder {source} does not exist")
+
+    sources = {file.resolve() for file in (*plan, *others)}
+    for file, result in plan.items():
+        if result.resolve() in sources:
+            raise UserError(f"the translation of {file} would overwrite {result}; give an --output")
+    return plan
+
+
+# ---- Pixels and tensors -----------------------------------------------------------------------
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """uint8 pixels (H, W, C) or (H, W) -> (C, H, W) in [-1, 1]."""
+    # In NumPy, on one thread: torch's threads would wait for each other on shared cores.
+    values = np.array(np.atleast_3d(pixels).transpose(2, 0, 1), np.float32, order="C")
+    values /= 127.5
+    values -= 1
+    return torch.from_numpy(values)
+
+
+def eight_bits(image: Tensor) -> Tensor:
+    """[-1, 1] -> whole numbers in [0, 255], as floats: the values an image file keeps."""
+    return ((image.float() + 1) * 127.5).round().clamp(0, 255)
+
+
+def to_image(image: Tensor) -> Image.Image:
+    """(C, H, W) in [-1, 1], C 1 or 3 -> a PIL image in mode L or RGB."""
+    pixels = eight_bits(image.cpu()).to(torch.uint8)
+    return Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())
+
+
+def resize(image: Tensor, size) -> Tensor:
+    """(C, H, W) -> (C, *size), bicubic with antialiasing."""
+    size = [max(1, side) for side in size]
+    if list(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(-1, 1)
+
+
+# ---- Tiles ------------------------------------------------------------------------------------
+
+
+def in_tiles(run, x: Tensor, side: int) -> Tensor:
+    """Applies `run`, (C, H, W) -> (C', H, W), to tiles of at most `side` px. The tiles overlap by
+    half and are blended linearly."""
+    height, width = x.shape[-2:]
+    if max(height, width) <= side:
+        return run(x)
+    (tops, rows), (lefts, columns) = (tiles(length, side) for length in (height, width))
+    weights = rows[:, None] * columns
+    corners = [(top, left) for top in tops for left in lefts]
+    total = share = None
+    for top, left in tqdm(corners, "tiles", leave=False, disable=None):
+        place = (..., slice(top, top + len(rows)), slice(left, left + len(columns)))
+        y = run(x[place])
+        if total is None:
+            total, share = torch.zeros(len(y), height, width), torch.zeros(1, height, width)
+        total[place] += y * weights
+        share[place] += weights
+    return total / share
+
+
+def tiles(length: int, side: int) -> tuple[list[int], Tensor]:
+    """Where the tiles along one side of an image begin, and the weight of each of their pixels."""
+    side = min(side, length)
+    starts = [*range(0, length - side, max(1, side // 2)), length - side]
+    middle = torch.arange(side) + 0.5
+    return starts, torch.minimum(middle, side - middle)
+
+
+# ---- Grids ------------------------------------------------------------------------------------
+
+GAP = 4  # px around each image of a grid
+
+
+def image_grid(rows: list[list[Tensor | Image.Image]], titles: list[str] = ()) -> Image.Image:
+    """Draws rows of images of one size on white, with a title above each column.
+
+    Images are tensors (C, H, W) in [-1, 1], C 1 or 3, or PIL images. Titles wrap.
+    """
+    from torchvision.utils import make_grid  # its import takes a second
+
+    images = [
+        to_tensor(np.asarray(image.convert("RGB"))) if isinstance(image, Image.Image) else image
+        for row in rows
+        for image in row
+    ]
+    images = [image.cpu().float().expand(3, -1, -1) for image in images]
+    grid = to_image(make_grid(images, nrow=len(rows[0]), padding=GAP, pad_value=1.0))
+    if not titles:
+        return grid
+    pitch = images[0].shape[-1] + GAP
+    font = ImageFont.load_default(size=14)
+    lines = [textwrap.wrap(title, max(pitch // 8, 6)) for title in titles]  # a letter: 8 px
+    top = 8 + 16 * max(map(len, lines))
+    titled = Image.new("RGB", (grid.width, grid.height + top), "white")
+    titled.paste(grid, (0, top))
+    draw = ImageDraw.Draw(titled)
+    for column, words in enumerate(lines):
+        place = (GAP / 2 + (column + 0.5) * pitch, top / 2)
+        draw.text(place, "\n".join(words), "black", font, anchor="mm", align="center", spacing=2)
+    return titled

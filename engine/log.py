@@ -1,0 +1,173 @@
+"""What a run measures: mean losses and speed, log.csv and TensorBoard."""
+
+import contextlib
+import csv
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from engine.cli import UserError
+from engine.files import flush_to_disk, write_text
+from engine.processes import Processes
+
+
+class Meter:
+    """Mean losses and speed since the last row of the log, over all processes."""
+
+    def __init__(self, names: list[str], processes: Processes):
+        self.names = names
+        self.processes = processes
+        self.losses = torch.zeros(len(names), device=processes.device)  # sums
+        self.steps = 0
+        self.recent = []  # images since the losses were last checked
+        # A GPU would wait for each check.
+        self.check_steps = 1 if processes.device.type == "cpu" else 10
+        self.restart_clock()
+
+    def resume(self, losses: Tensor, steps: int) -> None:
+        """Continues sums that a checkpoint holds."""
+        # An earlier version saved all losses, also those that a run without D lacks.
+        self.losses = losses[-len(self.names) :].to(self.losses)
+        self.steps = torch.tensor(steps).item()  # raises on what is no 64-bit number
+
+    def restart_clock(self) -> None:
+        """After work other than training, which must not count as slow steps."""
+        self.since, self.images = time.perf_counter(), 0
+
+    def add(self, step: int, losses: Tensor, images: list[str]) -> None:
+        """Adds the losses of a step. Raises UserError if they are not finite; on a GPU, up to 10
+        steps late."""
+        self.losses = self.losses + losses
+        self.steps += 1
+        self.images += len(images) * self.processes.size
+        self.recent += images
+        if step % self.check_steps == 0:
+            self.check(step)
+
+    def check(self, step: int) -> None:
+        if not self.losses.isfinite().all():
+            raise UserError(
+                f"the losses are not finite at step {step}; its images were "
+                f"{', '.join(self.recent)}. The last checkpoint is from before; try a new run with "
+                "a lower learning_rate"
+            )
+        self.recent = []
+
+    def reset(self) -> None:
+        self.losses, self.steps = torch.zeros_like(self.losses), 0
+        self.restart_clock()
+
+    def sums(self) -> Tensor:
+        return self.processes.mean(self.losses)
+
+    def row(self) -> dict[str, float]:
+        means = dict(zip(self.names, (self.sums() / self.steps).tolist(), strict=True))
+        return {**means, "images_per_second": self.images / (time.perf_counter() - self.since)}
+
+
+class Log:
+    """log.csv and the TensorBoard events of a run.
+
+    A row holds what was measured at its step; the other columns are empty. A run that resumes after
+    `step` drops later rows, which it will write again; a new run, after step -1, all of them.
+    Raises UserError if they cannot be written.
+    """
+
+    def __init__(self, folder: Path, columns: list[str], step: int):
+        from torch.utils.tensorboard import SummaryWriter  # its import takes half a second
+
+        self.path = folder / "log.csv"
+        self.columns = columns
+        self.last = {}  # the last value of each column
+        self.pending = {}  # the row of the current step
+        lines = [",".join(columns) + "\n"]
+        if step >= 0 and self.path.exists():
+            rows = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            # The last row may be cut off if the process was killed or the disk was full.
+            whole = [row for row in rows if re.fullmatch(r"\d+,.*\n", row)]
+            lines += [row for row in whole if int(row.partition(",")[0]) <= step]
+        for row in rows_of(lines):
+            self.last |= row
+        write_text(self.path, "".join(lines))
+        with self.naming_errors():
+            self.events = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+
+    @contextlib.contextmanager
+    def naming_errors(self):
+        """Names the file, which errors of writing do not."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{self.path} cannot be written: {reason}") from error
+
+    def write(self, step: int, **values: float) -> None:
+        """Adds values to the row of a step. It is written once the next row begins, or by
+        `flush`."""
+        if self.pending.get("step", step) != step:
+            self.write_row()
+        self.pending |= {"step": step, **values}
+        self.last |= values
+
+    def write_row(self) -> None:
+        row, self.pending = self.pending, {}
+        if not row:
+            return
+        with self.naming_errors():
+            with open(self.path, "a", newline="", encoding="utf-8") as file:
+                text = {name: f"{value:.6g}" for name, value in row.items() if name != "step"}
+                writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+                writer.writerow({"step": row["step"], **text})
+            for name, value in row.items():
+                grouped = name.startswith(("loss_", "val_"))  # TensorBoard groups by them
+                name = name.replace("_", "/", 1) if grouped else name
+                if name != "step":
+                    self.events.add_scalar(name, value, row["step"])
+
+    def image(self, name: str, image: Image.Image, step: int) -> None:
+        with self.naming_errors():
+            self.events.add_image(name, np.asarray(image), step, dataformats="HWC")
+
+    def flush(self) -> None:
+        """Onto the disk: a checkpoint must not be ahead of the log."""
+        self.write_row()
+        with self.naming_errors():
+            self.events.flush()
+            with open(self.path, "rb+") as file:
+                flush_to_disk(file)
+
+    def close(self) -> None:
+        self.write_row()
+        with self.naming_errors():
+            self.events.close()
+
+
+def rows_of(lines: list[str]):
+    """Yields the rows of a log.csv as numbers, without garbled or incomplete ones."""
+    whole = [line.replace("\0", "") for line in lines if line.endswith("\n")]
+    for row in csv.DictReader(whole):
+        with contextlib.suppress(TypeError, ValueError):
+            yield {name: float(value) for name, value in row.items() if value}
+
+
+def read_log(run: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Each column of a run's log.csv as (epochs, values), where it has values.
+
+    Raises UserError if there is no log.
+    """
+    path = Path(run) / "log.csv"
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    except OSError as error:
+        raise UserError(f"{run} has no log.csv; it must be a run folder") from error
+    points = {}
+    for row in rows_of(lines):
+        epoch = row.pop("epoch", None)
+        for name in row.keys() - {"step"}:
+            points.setdefault(name, []).append((epoch, row[name]))
+    return {name: tuple(np.array(values, float).T) for name, values in points.items()}

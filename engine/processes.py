@@ -1,0 +1,139 @@
+"""The processes of a run: ranks, signals, the lock on its folder."""
+
+import contextlib
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from engine.cli import UserError
+
+
+class Processes:
+    """The processes that train a run together: those torchrun started, or this one alone."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.first = self.rank == 0  # validates and writes for all
+        # Steps between agreements on what clocks and signals ask for.
+        self.agree_steps = 10 if self.size > 1 else 1
+        if self.size > 1:
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            torch.distributed.init_process_group(backend)
+
+    def __enter__(self):
+        if not self.first:  # the first process prints for all; errors still go to stderr
+            self.stdout, sys.stdout = sys.stdout, open(os.devnull, "w", encoding="utf-8")
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if not self.first:
+            sys.stdout.close()
+            sys.stdout = self.stdout
+        if self.size > 1 and error is None:  # after an error, the others may never arrive
+            self.wait()  # gloo may hang if a process leaves while another still works
+            torch.distributed.destroy_process_group()
+        lost = re.search("gloo|nccl|connection", str(error), re.IGNORECASE)
+        if self.size > 1 and isinstance(error, RuntimeError) and lost:
+            raise UserError(
+                f"process {self.rank} of {self.size} lost the others, one of which has ended; the "
+                "last checkpoint is whole, and --resume continues from it"
+            ) from error
+
+    def share(self, network):
+        """A network whose gradients are averaged over the processes. None stays None."""
+        if self.size == 1 or network is None:
+            return network
+        return torch.nn.parallel.DistributedDataParallel(network)
+
+    def draw_own_noise(self, seed: int) -> None:
+        """Gives each process but the first, which keeps its state, its own random numbers."""
+        if not self.first:
+            torch.manual_seed(seed + self.rank)
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        if self.size > 1:
+            tensor = tensor.clone()
+            torch.distributed.all_reduce(tensor)
+        return tensor / self.size
+
+    def largest(self, *numbers: int) -> list[int]:
+        """The maximum of each number over the processes."""
+        if self.size == 1:
+            return list(numbers)
+        tensor = torch.tensor(numbers)
+        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+        return tensor.tolist()
+
+    def gather(self, state) -> list:
+        """The `state` of each process, ordered by rank."""
+        states = [state] * self.size
+        if self.size > 1:
+            torch.distributed.all_gather_object(states, state)
+        return states
+
+    def wait(self) -> None:
+        if self.size > 1:
+            torch.distributed.barrier()
+
+
+class StopRequest:
+    """Catches the first Ctrl-C or SIGTERM, so that the loop can save; the next one stops at once.
+
+    `signal` is the number of the signal, or 0.
+    """
+
+    def __enter__(self):
+        self.signal = 0
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self.handlers = {number: signal.signal(number, self.note) for number in numbers}
+        return self
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def note(self, number: int, frame) -> None:
+        self.signal = number
+        self.__exit__()
+        # print() is not reentrant: the signal may have interrupted another print.
+        if os.environ.get("RANK", "0") == "0":
+            os.write(2, b"\nstopping: saving a checkpoint after this step\n")
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path):
+    """Locks a run's folder against other runs and removes half-written files of killed ones.
+
+    Of several processes, the first does so for all. Raises UserError if the folder is in use.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    # Wait: data loading processes outlive a killed trainer by seconds and hold its lock.
+    lock = FileLock(folder / ".lock", timeout=10)
+    try:
+        lock.acquire(poll_interval=0.1)
+    except Timeout as error:
+        raise UserError(
+            f"another process is training in {folder}; wait for it, or give another --output"
+        ) from error
+    except NotImplementedError:
+        print(f"the file system of {folder} has no locks: make sure nothing else trains in it")
+    try:
+        for place in (folder, folder / "samples", folder / "checkpoints"):
+            for left in place.glob(".*.tmp"):
+                if re.search(r"\.\d+\.tmp$", left.name):  # named by files.replacing
+                    left.unlink()
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,278 @@
+"""A run: what is written while networks train, and when; and how it resumes.
+
+A run is one folder: log.csv, tensorboard/, samples/, curves.png, checkpoints/latest.pt and, as a
+fallback, checkpoints/previous.pt. train.py's loop shows the order of the calls.
+"""
+
+import contextlib
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from engine.cli import UserError
+from engine.curves import draw_curves, draw_progress
+from engine.devices import origin, rng_state, set_rng_state
+from engine.files import tensors_of
+from engine.images import save_image
+from engine.loading import TrainingOrder
+from engine.log import Log, Meter
+from engine.processes import Processes, StopRequest
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a run writes."""
+
+    log_steps: int
+    validate_epochs: int
+    save_epochs: int
+    save_minutes: float
+    keep_epochs: int  # 0: keeps none
+
+
+class Run:
+    """Writes the log, samples and checkpoints of a run. The block `with run:` is its training.
+
+    Args:
+        folder: of the run.
+        parts: the networks and Adam optimizers that a checkpoint holds, by name.
+        order: the batches; `order.start` is the step to resume after.
+        data: a fingerprint of the training data, which must not change.
+        losses: the columns of the losses in log.csv, and their names in the progress bar.
+        columns: all columns of log.csv.
+        save_checkpoint: writes one, called with a path and its contents as keyword arguments.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        parts: dict,
+        order: TrainingOrder,
+        data: str,
+        schedule: Schedule,
+        processes: Processes,
+        losses: dict[str, str],
+        columns: list[str],
+        save_checkpoint: Callable,
+    ):
+        self.folder = folder
+        self.parts = parts
+        self.order = order
+        self.data = data
+        self.schedule = schedule
+        self.processes = processes
+        self.titles = losses
+        self.columns = columns
+        self.save_checkpoint = save_checkpoint
+        self.meter = Meter(list(losses), processes)
+        self.origin = origin(processes.device)
+        self.seconds = 0.0  # of training before this process
+        self.begun = time.monotonic()
+        self.resumed = False
+        self.latest = folder / "checkpoints" / "latest.pt"
+        self.due = [self.latest]  # checkpoints to write next
+        self.drawing = False  # whether curves.png is written with them
+        self.stopping = 0  # the number of the signal that asked to stop
+
+    def resume(self, checkpoint: dict) -> None:
+        """Restores the state that `save` saved. Raises UserError if anything does not fit."""
+        step = checkpoint["step"]
+        if self.processes.largest(step, -step) != [step, -step]:
+            raise UserError("the processes found different checkpoints; start them again")
+        try:
+            shift, steps_per_epoch = checkpoint.get("shift", 0), checkpoint["steps_per_epoch"]
+            self.order.resume(step, shift, steps_per_epoch, len(checkpoint["rng"]))
+            if checkpoint.get("pairs", self.data) != self.data:
+                raise UserError(
+                    "the training pairs are not those this run began with; restore them"
+                )
+            for name, part in self.parts.items():
+                restore(part, checkpoint.pop(name))  # pop frees the memory
+            if self.processes.rank < len(checkpoint["rng"]):
+                set_rng_state(checkpoint["rng"][self.processes.rank], self.processes.device)
+            self.meter.resume(checkpoint["losses"], checkpoint["losses_steps"])
+            self.seconds = float(checkpoint.get("seconds", math.nan))  # earlier versions: unknown
+        except UserError:
+            raise
+        except Exception as error:  # a damaged checkpoint can hold anything
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"the checkpoint of {self.folder} does not fit: {reason}") from error
+        self.resumed = True
+        print(f"resuming after step {step} of {self.order.total_steps}")
+
+    def __enter__(self):
+        self.log = None
+        if self.processes.first:
+            self.log = Log(self.folder, self.columns, self.order.start if self.resumed else -1)
+        self.stack = contextlib.ExitStack()
+        self.bar = self.stack.enter_context(
+            tqdm(
+                total=self.order.total_steps * self.order.items_per_step,
+                initial=self.order.start * self.order.items_per_step,
+                unit="image",
+                mininterval=0.2 if sys.stderr.isatty() else 30,  # fewer lines in a log file
+                disable=not self.processes.first,
+            )
+        )
+        self.stop = self.stack.enter_context(StopRequest())
+        self.saved_at = time.monotonic()
+        self.meter.restart_clock()
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.stack.__exit__(kind, error, trace)
+        if self.log and error is None:
+            self.log.close()
+            draw_progress(self.folder)
+
+    def record(self, step: int, losses: Tensor, images: list[str], **values: float) -> None:
+        """Counts a step; every `log_steps`, writes a row with the mean losses and `values`. Raises
+        UserError if a loss is not finite."""
+        self.meter.add(step, losses, images)
+        self.bar.update(self.order.items_per_step)
+        logging = step % self.schedule.log_steps == 0
+        if logging or step == self.order.total_steps:
+            row = self.meter.row()
+            means = [f"{title} {row[name]:.3f}" for name, title in self.titles.items()]
+            self.bar.set_postfix_str("  ".join(means), refresh=False)
+            self.write(step, **row, **values)
+        if logging:
+            self.meter.reset()
+
+    def write(self, step: int, **values: float) -> None:
+        """Adds values to the log's row of a step."""
+        if self.log:
+            epoch, step_of_epoch = self.order.position(step)
+            self.log.write(step, epoch=epoch + step_of_epoch / self.order.steps_per_epoch, **values)
+
+    def every(self, epochs: int, step: int) -> bool:
+        """Whether a step ends an epoch that is a multiple of `epochs`."""
+        epoch, step_of_epoch = self.order.position(step)
+        return step_of_epoch == 0 and epochs > 0 and epoch % epochs == 0
+
+    def validation_due(self, step: int) -> bool:
+        """At the start, every `validate_epochs` and at the end; in the first process."""
+        due = step == self.order.total_steps or self.every(self.schedule.validate_epochs, step)
+        if due and self.processes.first:
+            check_finite(self.state(), step)
+        return due and self.processes.first
+
+    def add_validation(self, step: int, scores: dict[str, float], grid: Image.Image) -> None:
+        """Logs mean scores as val_..., saves the sample grid, and prints the scores and their
+        change."""
+        epoch, _ = self.order.position(step)
+        path = self.folder / "samples" / f"epoch_{epoch:04d}.png"
+        save_image(grid, path)
+        self.log.image("samples", grid, step)
+        words = []
+        for name, value in scores.items():
+            before, digits = self.log.last.get(f"val_{name}"), 2 if value >= 2 else 4
+            change = f" ({value - before:+.{digits}f})" if before is not None else ""
+            words.append(f"{name.upper()} {value:.{digits}f}{change}")
+        tqdm.write(f"epoch {epoch:4d}  step {step:7d}  val {'  '.join(words)}  {path}")
+        self.write(step, **{f"val_{name}": value for name, value in scores.items()})
+        self.meter.restart_clock()
+
+    def checkpoint_due(self, step: int) -> bool:
+        """Every `save_epochs` and `save_minutes`, at a signal and at the end. All processes must
+        call this after each step, as they agree on signals and clocks."""
+        last = step == self.order.total_steps
+        overdue = 0
+        if step % self.processes.agree_steps == 0:
+            late = time.monotonic() - self.saved_at > self.schedule.save_minutes * 60
+            self.stopping, overdue = self.processes.largest(self.stop.signal, int(late))
+        self.due = []
+        if self.every(self.schedule.keep_epochs, step):
+            epoch, _ = self.order.position(step)
+            self.due.append(self.latest.with_name(f"epoch_{epoch:04d}.pt"))
+        self.drawing = bool(last or self.stopping or overdue)
+        if self.drawing or self.every(self.schedule.save_epochs, step):
+            self.due.append(self.latest)
+        return bool(self.due)
+
+    def save(self, step: int) -> None:
+        """Writes the due checkpoints, with everything that resuming needs."""
+        losses, rng = self.meter.sums(), self.processes.gather(rng_state(self.processes.device))
+        if self.processes.first:
+            state = self.state()
+            check_finite(state, step)
+            self.log.flush()
+            state |= {
+                "step": step,
+                "steps_per_epoch": self.order.steps_per_epoch,
+                "shift": self.order.shift,
+                "pairs": self.data,
+                "seconds": self.elapsed(),
+                "origin": self.origin,
+                "losses": losses,
+                "losses_steps": self.meter.steps,
+                "rng": rng,
+            }
+            for path in self.due:
+                self.save_checkpoint(path, **state)
+            if self.drawing:
+                draw_curves(self.folder)
+        self.saved_at = time.monotonic()
+        self.meter.restart_clock()
+
+    def state(self) -> dict:
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def elapsed(self) -> float:
+        """Seconds of training, including those before the run was resumed."""
+        return self.seconds + time.monotonic() - self.begun
+
+    def report(self, step: int) -> int:
+        """Prints how the run ended after `step`. Returns the exit code: 0, or 128 + signal."""
+        quoted = shlex.quote(str(self.folder))
+        if step < self.order.total_steps:
+            print(f"stopped after step {step} of {self.order.total_steps}; resume with:")
+            print(f"  python train.py --resume {quoted}")
+            return 128 + self.stopping
+        seconds = self.elapsed()
+        took = "" if math.isnan(seconds) else f" in {timedelta(seconds=round(seconds))}"
+        print(f"trained for {self.order.epochs} epochs{took}")
+        print(f"  samples     {self.folder / 'samples'}  (input | output | target)")
+        print(f"  progress    {self.folder / 'progress.gif'}  (the samples over the epochs)")
+        print(f"  curves      {self.folder / 'curves.png'}  (or: tensorboard --logdir {quoted})")
+        print(f"  checkpoint  {self.latest}")
+        print(f"next: python evaluate.py {quoted}")
+        return 0
+
+
+def restore(part: torch.nn.Module | Optimizer, state: dict) -> None:
+    """Loads a state dict. Of an optimizer's, only the moments, in the memory layout of the weights:
+    its options suit the device it was saved on."""
+    if not isinstance(part, Optimizer):
+        part.load_state_dict(state)
+        return
+    options = part.state_dict()["param_groups"]
+    part.load_state_dict({"state": state["state"], "param_groups": options})
+    if len(part.state) not in (0, len(options[0]["params"])):  # 0: before the first step
+        raise UserError("an optimizer lacks the moments of some weights")
+    for parameter, moments in part.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            if moments[name].shape != parameter.shape:
+                raise UserError(f"an optimizer's {name} does not have the shape of its weights")
+            moments[name] = torch.empty_like(parameter).copy_(moments[name])
+
+
+def check_finite(state: dict, step: int) -> None:
+    """Raises UserError if a tensor is not finite: a gradient can overflow where the losses do not.
+    The next losses would show it, but only after the weights were saved."""
+    if not all(tensor.isfinite().all() for tensor in tensors_of(state)):
+        raise UserError(
+            f"some weights are not finite after step {step}, though its losses were; the last "
+            "checkpoint is from before; try a new run with a lower learning_rate"
+        )

@@ -1,0 +1,43 @@
+"""Scores of one image: L1, PSNR, SSIM and sharpness."""
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.images import eight_bits
+
+
+def score(output: Tensor, target: Tensor) -> dict[str, float]:
+    """L1, PSNR in dB and SSIM of one image, both (1, C, H, W) in [-1, 1].
+
+    L1 is the mean absolute difference in that range, as in the training loss; at most 2. PSNR and
+    SSIM are computed in [0, 1], since SSIM compares luminance, which is not negative.
+    """
+    from torchmetrics.functional import image as functional  # its import takes seconds
+
+    l1 = (output - target).abs().mean()
+    output, target = (output + 1) / 2, (target + 1) / 2
+    psnr = functional.peak_signal_noise_ratio(output, target, data_range=1.0)
+    # SSIM subtracts squared means from convolutions, which cuDNN's TF32 would make inexact.
+    with torch.backends.cudnn.flags(enabled=False):
+        ssim = functional.structural_similarity_index_measure(output, target, data_range=1.0)
+    return {"l1": l1.item(), "psnr": psnr.item(), "ssim": ssim.item()}
+
+
+def sharpness(image: Tensor) -> float:
+    """The mean magnitude of the gradient of the lightness L (Lab), in L per pixel.
+
+    image: (C, H, W) in [-1, 1], C 1 or 3; rounded to 8 bits first, so that the value can be
+    computed from the saved file. Blur, to which the L1 loss alone leads (Section 4.2), lowers it.
+    """
+    pixels = eight_bits(image).expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
+    lab = cv2.cvtColor(np.ascontiguousarray(pixels) / np.float32(255), cv2.COLOR_RGB2Lab)
+    lightness = lab[:, :, 0]
+    right, down = np.diff(lightness, axis=1)[:-1], np.diff(lightness, axis=0)[:, :-1]
+    return float(np.hypot(right, down).mean(dtype=np.float64))
+
+
+def relative_sharpness(output: float, target: float) -> float:
+    """1: as sharp as the target; below 1: blurrier. Two flat images are equally sharp."""
+    return (output + 1e-6) / (target + 1e-6)

@@ -1,0 +1,48 @@
+"""Scores of a split, image by image and as a whole."""
+
+import numpy as np
+from torch import Tensor
+
+from metrics.images import relative_sharpness, score, sharpness
+from metrics.labels import class_scores, confusion, read_classes
+from metrics.palettes import Palette
+
+
+class SplitScores:
+    """Collects the scores of a split.
+
+    All images are scored by L1, PSNR and SSIM; label maps, whose `palette` is given, also by class,
+    and photos by sharpness.
+    """
+
+    def __init__(self, palette: Palette | None = None):
+        self.palette = palette
+        self.scores = []  # of each image
+        self.matrix = 0  # sums over the split; pairs are (output, target)
+        self.gradients = np.zeros(2)
+
+    def add(self, output: Tensor, target: Tensor, true: Tensor | None = None) -> dict[str, float]:
+        """Adds one image and returns its scores.
+
+        output, target: (C, H, W) in [-1, 1], C 1 or 3. `true` is the ground truth (H, W) of a label
+        map; by default it is read from `target`.
+        """
+        scores = score(output[None], target[None])
+        self.scores.append(scores)
+        if self.palette:
+            true = read_classes(target, self.palette) if true is None else true
+            matrix = confusion(true, read_classes(output, self.palette), self.palette).cpu()
+            self.matrix += matrix
+            return {**scores, "pixel_accuracy": class_scores(matrix)["pixel_accuracy"]}
+        gradients = sharpness(output), sharpness(target)
+        self.gradients += gradients
+        return {**scores, "sharpness": relative_sharpness(*gradients)}
+
+    def summary(self) -> dict[str, float]:
+        """Means of L1, PSNR and SSIM; the other scores are those of the split as a whole."""
+        names = self.scores[0]
+        means = {name: float(np.mean([scores[name] for scores in self.scores])) for name in names}
+        if self.palette:
+            return {**means, **class_scores(self.matrix)}
+        means["sharpness"] = float(relative_sharpness(*self.gradients / len(self.scores)))
+        return means

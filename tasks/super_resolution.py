@@ -1,0 +1,22 @@
+"""Super-resolution: an image that was reduced and enlarged bicubically -> the original."""
+
+from torch import Tensor
+
+from engine.images import eight_bits, in_tiles, resize
+from tasks.base import PhotoTask
+
+
+class SuperResolution(PhotoTask):
+    """Enlarges by `config.factor`."""
+
+    def pair(self, x, y, random):
+        small = resize(y, [side // self.config.factor for side in y.shape[-2:]])
+        return {"input": self.enlarge(eight_bits(small) / 127.5 - 1), "target": y}
+
+    def enlarge(self, image: Tensor) -> Tensor:
+        return resize(image, [side * self.config.factor for side in image.shape[-2:]])
+
+    def translate(self, image, run, mask=None):
+        """Returns an image `factor` times as large. Works in tiles of the size of training, so that
+        the norms see as much at a time as they did then, and any size fits into memory."""
+        return in_tiles(run, self.enlarge(image), self.config.crop_size)

@@ -1,0 +1,229 @@
+"""Two folders of images become side-by-side pairs that train, exactly and whole or not at all."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, TINY, arguments
+from PIL import Image
+
+import train
+from config import Config
+from data.combine import combine, main
+from dataset import PairedDataset, read_pair
+from engine.cli import UserError
+from engine.pairs import find_pairs
+
+DRAW = np.random.default_rng(0)
+
+
+def save_image(path: Path, width: int = 40, height: int = 32, mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = DRAW.integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+    return path
+
+
+def make_folders(root: Path, names) -> tuple[Path, Path, Path]:
+    """Folders photos and labels with PNGs of these names, and where to combine them."""
+    a, b = root / "photos", root / "labels"
+    for name in names:
+        save_image(a / f"{name}.png")
+        save_image(b / f"{name}.png")
+    return a, b, root / "out"
+
+
+def files_of(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def test_folders_with_splits_become_pairs_pixel_by_pixel(tmp_path, capsys, monkeypatch):
+    a, b, out = make_folders(tmp_path, ["train/1", "train/2", "train/10", "val/1", "test/1"])
+    save_image(b / "train" / "3.jpg")  # another ending, another mode, and a hidden file
+    save_image(a / "train" / "3.TIFF", mode="L")
+    (a / "train" / "._3.png").write_bytes(b"of macOS")
+    monkeypatch.chdir(tmp_path)
+    assert main(["photos", "labels", "out"]) == 0
+    printed = capsys.readouterr().out
+    assert "wrote out: train 4, val 1, test 1 pairs" in printed
+    assert "python train.py --data_root out --direction AtoB" in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "out", "photos"]
+    assert files_of(out) == [
+        "test/1.png", "train/1.png", "train/10.png", "train/2.png", "train/3.png", "val/1.png",
+    ]  # fmt: skip
+    for split in ("train", "val", "test"):
+        for pair in find_pairs(out, split)[1]:
+            for side, half in zip((a, b), read_pair(pair), strict=True):
+                (original,) = (side / split).glob(f"{pair.name}.*")
+                expected = Image.open(original).convert("RGB")
+                assert np.array_equal(np.asarray(half), np.asarray(expected))
+
+    config = Config(data_root=str(out), direction="AtoB", **TINY)
+    assert len(PairedDataset(config, "train")) == 4
+    assert PairedDataset(config, "val").split == "val"
+
+
+def test_flat_folders_are_always_split_alike(tmp_path):
+    a, b, out = make_folders(tmp_path, range(20))
+    assert combine(a, b, out) == {"train": 16, "val": 2, "test": 2}
+    first = files_of(out)
+    assert len(first) == 20
+    held_out = ["test/14.png", "test/16.png", "val/10.png", "val/18.png"]
+    assert [name for name in first if "train" not in name] == held_out
+    combine(a, b, tmp_path / "again")
+    assert files_of(tmp_path / "again") == first
+    assert combine(a, b, tmp_path / "all", val=0, test=0) == {"train": 20}
+    assert combine(a, b, tmp_path / "shares", val=0.25, test=0) == {"train": 15, "val": 5}
+    few = make_folders(tmp_path / "few", range(3))
+    assert combine(*few) == {"train": 3}
+
+
+@pytest.mark.slow
+def test_the_next_command_trains(tmp_path, capsys, monkeypatch):
+    make_folders(tmp_path, range(12))
+    monkeypatch.chdir(tmp_path)
+    assert main(["photos", "labels", "my data/out"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (command,) = (line for line in lines if line.startswith("next: "))
+    assert command.endswith("--data_root 'my data/out' --direction AtoB")
+    words = ["--data_root", "my data/out", "--direction", "AtoB"]
+    assert train.main([*words, *arguments(**TINY, epochs=1)]) == 0
+    assert (tmp_path / "runs" / "out" / "log.csv").exists()
+
+
+def test_subfolders_and_odd_names(tmp_path):
+    names = ["rome/1", "rome/old town/2", "a.b", "-x", "ünï cødé 🏠", "100%_{x}", "line\nbreak"]
+    a, b, out = make_folders(tmp_path, [f"train/{name}" for name in names])
+    save_image(a / "train" / ".thumbnails" / "1.png")
+    (tmp_path / "elsewhere").mkdir()
+    for side in (a, b):
+        save_image(tmp_path / "elsewhere" / side.name / "7.png")
+        (side / "val").symlink_to(tmp_path / "elsewhere" / side.name)
+    assert combine(a, b, out) == {"train": 7, "val": 1}
+    flat = sorted(f"{name.replace('/', '_')}.png" for name in names)
+    assert sorted(path.name for path in (out / "train").iterdir()) == flat
+    pair = Image.open(out / "train" / "rome_old town_2.png")
+    left = Image.open(a / "train" / "rome" / "old town" / "2.png")
+    assert np.array_equal(np.asarray(pair)[:, :40], np.asarray(left))
+
+
+def test_b_is_resized_to_a_on_request(tmp_path):
+    a, b, out = make_folders(tmp_path, range(3))
+    labels = np.zeros((20, 24, 3), np.uint8)
+    labels[:, 12:] = 255
+    Image.fromarray(labels).save(b / "1.png")
+    with pytest.raises(UserError) as error:
+        combine(a, b, out)
+    line = str(error.value)
+    assert f"{a / '1.png'} is 40x32 but {b / '1.png'} is 24x20" in line and "--resize" in line
+    assert not out.exists()
+
+    for option, mixed in (("--resize", True), ("--nearest", False)):
+        assert main([a, b, tmp_path / option[2:], option]) == 0
+        pair = np.asarray(Image.open(tmp_path / option[2:] / "train" / "1.png"))
+        assert pair.shape == (32, 80, 3)
+        assert np.array_equal(pair[:, :40], np.asarray(Image.open(a / "1.png")))
+        assert (len(np.unique(pair[:, 40:])) > 2) == mixed
+
+
+def test_what_cannot_be_combined_is_an_error_in_one_line(tmp_path):
+    a, b, out = make_folders(tmp_path, range(4))
+    empty, nowhere = tmp_path / "empty", tmp_path / "nowhere"
+    empty.mkdir()
+    split = make_folders(tmp_path / "split", ["train/1", "val/1"])
+    cases = [
+        ((nowhere, b, out), {}, f"folder {nowhere} does not exist"),
+        ((a, empty, out), {}, f"{empty} holds no images (.png, "),
+        ((a, a, out), {}, "A and B are the same folder"),
+        ((a, b, a / "out"), {}, f"{a / 'out'} is inside {a}"),
+        ((a, b, b / "deep" / "er"), {}, f"is inside {b}"),
+        ((a, b, empty), {}, f"{empty} already exists"),
+        ((a, b, Path(".")), {}, ". already exists"),
+        ((a, split[0], out), {}, f"is in none of {a}'s folders train, val, test"),
+        (split, {"val": 0.2}, "--val is for folders without splits"),
+        ((a, b, out), {"val": 1.5}, "--val is 1.5; it must be at least 0 and below 1"),
+        ((a, b, out), {"test": float("nan")}, "--test is nan"),
+        ((a, b, out), {"val": 0.5, "test": 0.5}, "leave none of 4 to train on"),
+    ]
+    before = files_of(tmp_path)
+    for folders, shares, line in cases:
+        with pytest.raises(UserError) as error:
+            combine(*folders, **shares)
+        assert line in str(error.value) and "\n" not in str(error.value)
+        assert files_of(tmp_path) == before
+
+
+def test_mistakes_on_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cases = {
+        ("a", "b", "out"): "folder a does not exist",
+        ("a", "b", "out", "--resise"): "unknown option --resise; did you mean '--resize'?",
+        ("a", "b"): "the following arguments are required: OUT",
+    }
+    for words, line in cases.items():
+        with pytest.raises(UserError) as error:
+            main(words)
+        assert line in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_no_part_of_a_pair_leaves_nothing(tmp_path):
+    def refused(*, naming: Path, saying: str) -> None:
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(UserError) as error:
+            combine(a, b, out)
+        assert str(naming) in str(error.value) and saying in str(error.value)
+        assert "\n" not in str(error.value) and sorted(tmp_path.rglob("*")) == before
+        naming.unlink()
+
+    a, b, out = make_folders(tmp_path, range(4))
+    save_image(a / "lonely2.png")
+    refused(naming=save_image(a / "lonely1.png"), saying="(2 files have none)")
+    refused(naming=a / "lonely2.png", saying=f"has no partner lonely2 in {b};")
+    refused(naming=save_image(b / "lonely.png"), saying=f"has no partner lonely in {a};")
+    refused(naming=save_image(b / "1.webp"), saying="would both become 1.png")
+    save_image(a / "2_3.png")
+    refused(naming=save_image(a / "2" / "3.png"), saying="would both become 2_3.png")
+    (a / "2_3.png").unlink()
+    (b / "bad.png").write_bytes(random.Random(0).randbytes(99))
+    refused(naming=b / "bad.png", saying="has no partner")
+    save_image(a / "bad.png")
+    (b / "bad.png").write_bytes((a / "bad.png").read_bytes()[:-200])
+    refused(naming=b / "bad.png", saying="cannot be read as an image")
+
+
+def test_existing_files_are_never_overwritten_or_removed(tmp_path):
+    a, b, out = make_folders(tmp_path, range(3))
+    unfinished = tmp_path / "out.unfinished"
+    kept = save_image(unfinished / "mine.png")
+    with pytest.raises(UserError, match=r"out\.unfinished already exists, .* killed .*; remove it"):
+        combine(a, b, out)
+    assert kept.exists() and not out.exists()
+    with pytest.raises(UserError, match="is inside"):
+        combine(tmp_path, b, out)
+    kept.unlink()
+    unfinished.rmdir()
+    combine(a, b, out)
+    with pytest.raises(UserError, match="already exists"):
+        combine(a, b, out)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_nothing(tmp_path):
+    a, b, out = make_folders(tmp_path, range(400))
+    words = [sys.executable, "-m", "data.combine", str(a), str(b), str(out)]
+    process = subprocess.Popen(
+        words, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 100
+    while not (tmp_path / "out.unfinished").exists() and time.monotonic() < until:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 130 and errors.endswith("interrupted\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "photos"]

@@ -1,0 +1,282 @@
+"""Exported generators: int8 weights, damaged folders, and the Hub, played by a local server."""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import shutil
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from conftest import TINY
+from PIL import Image
+
+import evaluate
+from config import Config
+from engine import cli
+from engine.cli import UserError
+from engine.hub import WEIGHTS, dequantized, is_export, quantize, read_export
+from engine.images import read_image
+from utils import build_generator, load_generator, translate
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FIRST = "encoder.0.0.weight"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    """An export of an untrained generator, as tools/export.py writes it."""
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    folder.mkdir()
+    config = Config(**TINY)
+    torch.manual_seed(0)
+    weights = build_generator(config).state_dict()
+    safetensors.torch.save_file(weights, folder / WEIGHTS)
+    description = {"format": 1, "config": dataclasses.asdict(config)}
+    (folder / "config.json").write_text(json.dumps(description))
+    return folder
+
+
+@pytest.fixture
+def photo() -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+# ---- int8 weights -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_int8_weights_are_off_by_at_most_half_a_step(axis):
+    """Channels of very different ranges, one of them constant zero."""
+    torch.manual_seed(0)
+    weight = torch.randn(8, 8, 4, 4)
+    for channel in range(8):
+        weight.select(axis, channel).mul_(10.0 ** (channel - 4))
+    weight.select(axis, 7).zero_()
+    values, scale = quantize(weight, axis)
+    assert values.dtype == torch.int8 and scale.dtype == torch.float32
+    assert values.shape == weight.shape and scale.numel() == 8 and scale.shape[axis] == 8
+    (restored,) = dequantized({"w": values, "w.scale": scale}).values()
+    assert restored.dtype == torch.float32
+    error = (weight - restored).abs()
+    assert (error <= scale / 2 * (1 + 1e-5)).all()
+    assert error.max() > 0 and not restored.select(axis, 7).any()
+    # Symmetric, and the largest value of each channel is kept.
+    mirrored, _ = quantize(-weight, axis)
+    assert torch.equal(mirrored, -values) and values.min() >= -127
+    others = [dimension for dimension in range(4) if dimension != axis]
+    peaks = weight.abs().amax(others)
+    assert torch.allclose(restored.abs().amax(others), peaks)
+    again, _ = quantize(restored, axis)
+    assert torch.equal(again, values)
+
+
+def test_other_types_pass_through_and_half_is_widened():
+    weights = {"a": torch.ones(2), "b": torch.ones(2).half(), "c": torch.ones(2, dtype=torch.int32)}
+    restored = dequantized(weights)
+    assert [value.dtype for value in restored.values()] == [
+        torch.float32,
+        torch.float32,
+        torch.int32,
+    ]
+    assert weights["b"].dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        None,
+        torch.ones(2, 1, dtype=torch.float64),
+        torch.ones(2),  # would broadcast along the wrong dimension
+        torch.ones(3, 1),
+        torch.ones(2, 4),  # larger than the weight
+        torch.ones(1, 1, 1),
+    ],
+)
+def test_a_scale_that_does_not_fit_is_an_error(scale):
+    weights = {"w": torch.zeros(2, 1, dtype=torch.int8)}
+    if scale is not None:
+        weights["w.scale"] = scale
+    with pytest.raises(UserError, match=r"w\.scale"):
+        dequantized(weights)
+
+
+# ---- The folder -------------------------------------------------------------------------------
+
+
+def test_an_export_is_recognized_and_read(exported):
+    assert is_export(exported) and is_export("hf://ann/facades") and not is_export(exported.parent)
+    content = read_export(exported)
+    assert content.keys() == {"config", "generator"} and content["config"]["depth"] == 4
+    assert content["generator"].keys() == load_generator(exported).state_dict().keys()
+
+
+def rewrite(folder: Path, **changes) -> None:
+    description = json.loads((folder / "config.json").read_text())
+    config = description["config"] | changes.pop("config", {})
+    (folder / "config.json").write_text(json.dumps(description | {"config": config} | changes))
+
+
+def reweight(folder: Path, change) -> None:
+    weights = safetensors.torch.load_file(folder / WEIGHTS)
+    weights = {name: value.clone() for name, value in weights.items()}
+    change(weights)
+    safetensors.torch.save_file(weights, folder / WEIGHTS)
+
+
+def cut(file: Path, share: float) -> None:
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+
+
+DAMAGES = {
+    "config.json cannot be read as JSON: No such file": lambda f: (f / "config.json").unlink(),
+    "config.json cannot be read as JSON: Unterminated": lambda f: cut(f / "config.json", 0.5),
+    "read as JSON: 'utf-8'": lambda f: (f / "config.json").write_bytes(b"\xff"),
+    "read as JSON: maximum": lambda f: (f / "config.json").write_text("[" * 100_000),
+    "config.json holds no JSON object": lambda f: (f / "config.json").write_text("[]"),
+    "config.json does not describe a generator": lambda f: (f / "config.json").write_text("{}"),
+    "config.json has format 3, this version reads up to 2": lambda f: rewrite(f, format=3),
+    "does not describe a generator exported": lambda f: rewrite(f, format=True),
+    "fields unknown to this version: ['new']": lambda f: rewrite(f, config={"new": 1}),
+    "depth is 'deep'": lambda f: rewrite(f, config={"depth": "deep"}),
+    "its generator does not fit its configuration": lambda f: rewrite(f, config={"depth": 5}),
+    "size mismatch": lambda f: rewrite(f, config={"base_channels": 8}),
+    "model.safetensors cannot be read as safetensors": lambda f: cut(f / WEIGHTS, 0.9),
+    "model.safetensors cannot be": lambda f: (f / WEIGHTS).write_bytes(b""),
+    f'Missing key(s) in state_dict: "{FIRST}"': lambda f: reweight(f, lambda w: w.pop(FIRST)),
+    'Unexpected key(s) in state_dict: "more"': lambda f: reweight(
+        f, lambda w: w.update(more=torch.ones(1))
+    ),
+    f"model.safetensors: {FIRST} is int8": lambda f: reweight(
+        f, lambda w: w.update({FIRST: w[FIRST].to(torch.int8)})
+    ),
+    "holds neither checkpoints nor model.safetensors": lambda f: (f / WEIGHTS).unlink(),
+}
+
+
+@pytest.mark.parametrize("line", DAMAGES)
+def test_damaged_and_foreign_folders_are_refused_in_one_line(exported, tmp_path, line):
+    shutil.copytree(exported, tmp_path / "model")
+    DAMAGES[line](tmp_path / "model")
+    with pytest.raises(UserError) as caught:
+        load_generator(tmp_path / "model")
+    assert line in str(caught.value) and "model" in str(caught.value)
+
+
+# ---- The Hub ----------------------------------------------------------------------------------
+
+
+def test_a_missing_package_is_named_with_its_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"hf://ann/facades needs .* pip install huggingface_hub"):
+        load_generator("hf://ann/facades")
+
+
+@pytest.fixture
+def hub(exported, tmp_path, monkeypatch):
+    """A server that answers as the Hub does; huggingface_hub asks it in place of the real one."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            name, _, place = self.path.strip("/").partition("/resolve/")
+            revision, _, file = place.partition("/")
+            content, error = b"", None
+            if name in ("ann/gated", "ann/private"):
+                error = (403 if name == "ann/gated" else 401, "GatedRepo")
+            elif name != "ann/facades":
+                error = (404, "RepoNotFound")
+            elif revision not in ("main", "old"):
+                error = (404, "RevisionNotFound")
+            elif revision == "old" or not (exported / file).is_file():
+                error = (404, "EntryNotFound")
+            else:
+                content = (exported / file).read_bytes()
+            self.send_response(error[0] if error else 200)
+            if error:
+                self.send_header("X-Error-Code", error[1])
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    use_hub(monkeypatch, constants, f"http://127.0.0.1:{server.server_port}", tmp_path / "cache")
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+def use_hub(monkeypatch, constants, endpoint: str, cache: Path) -> None:
+    """Points huggingface_hub to a server. It has read its environment when it was imported."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+def test_a_name_on_the_hub_is_translated_with(hub, exported, photo, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    photo.save("x.png")
+    assert evaluate.main(["hf://ann/facades", "--input", "x.png", "--device", "cpu"]) == 0
+    assert "runs/shared/facades/translated/x.png" in capsys.readouterr().out
+    expected = translate(load_generator(exported), photo)
+    assert read_image(tmp_path / "runs/shared/facades/translated/x.png") == expected
+
+
+def test_what_the_hub_lacks_or_withholds_is_one_line(hub):
+    assert load_generator("hf://ann/facades@main").config.depth == 4
+    cases = {
+        "ann/nothing": "Repository Not Found",
+        "ann/gated": "Cannot access gated repo",
+        "ann/private": "Cannot access gated repo",
+        "ann/facades@new": "Revision Not Found",
+        "ann/facades@old": "Entry Not Found",
+        "ann": "must be like hf://owner/name",
+        "ann/facades/more": "must be like hf://owner/name",
+        "ann/-": "Repo id",
+    }
+    for name, expected in cases.items():
+        with pytest.raises(UserError) as caught:
+            load_generator(f"hf://{name}")
+        line = str(caught.value)
+        assert expected in line and name in line and "\n" not in line
+
+
+def test_a_hub_that_is_gone_is_one_line_and_exit_code_2(photo, tmp_path, monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    use_hub(monkeypatch, constants, "http://127.0.0.1:9", tmp_path / "cache")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between its attempts
+    monkeypatch.chdir(tmp_path)
+    photo.save("x.png")
+    errors = io.StringIO()
+    with pytest.raises(SystemExit) as ended, contextlib.redirect_stderr(errors):
+        cli.run(lambda: evaluate.main(["hf://ann/facades", "--input", "x.png"]))
+    assert ended.value.code == 2
+    last = errors.getvalue().splitlines()[-1]
+    assert last.startswith("error: hf://ann/facades cannot be fetched")
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,184 @@
+"""What a run shows of itself: lines in the terminal, its log, curves, and samples over the epochs."""
+
+import contextlib
+import io
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY, arguments, log_rows, refusal
+from PIL import Image
+
+import train
+from engine.cli import UserError
+from engine.curves import draw_curves, draw_progress, evenly, sample_grids, sample_rows
+from engine.log import Log, read_log
+from tools import curves
+
+
+@pytest.fixture(scope="module")
+def trained(pairs, tmp_path_factory):
+    """A run of 4 epochs that ended after 2 and was resumed, and what both parts printed."""
+    folder = tmp_path_factory.mktemp("log") / "run"
+    fields = {**TINY, "validate_epochs": 1, "data_root": pairs, "output": folder, "epochs": 2}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert train.main(arguments(**fields)) == 0
+        assert train.main(["--resume", folder, "--epochs", 4]) == 0
+    return folder, printed.getvalue()
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(trained[0], tmp_path / "run")
+
+
+def same_image(one: Image.Image, other: Image.Image) -> bool:
+    return one.size == other.size and one.tobytes() == other.tobytes()
+
+
+def test_the_terminal_shows_how_the_scores_have_changed_and_where_the_samples_are(trained):
+    folder, output = trained
+    scores = {
+        float(row["epoch"]): [float(row[name]) for name in ("val_l1", "val_psnr", "val_ssim")]
+        for row in log_rows(folder)
+        if row["val_l1"]
+    }
+    number = r"(-?[\d.]+)(?: \(([+-][\d.]+)\))?"
+    pattern = rf"epoch +(\d+)  step +\d+  val L1 {number}  PSNR {number}  SSIM {number}  (\S+)"
+    lines = [match.groups() for match in re.finditer(pattern, output)]
+    assert [int(line[0]) for line in lines] == [0, 1, 2, 3, 4]
+    for epoch, *numbers, path in lines:
+        assert Path(path).is_file() and Path(path).name == f"epoch_{int(epoch):04d}.png"
+        now = scores[float(epoch)]
+        assert [float(n) for n in numbers[::2]] == pytest.approx(now, abs=6e-3)
+        if epoch == "0":
+            assert numbers[1::2] == [None] * 3
+        else:  # also of the first validation after the resume
+            changes = np.subtract(now, scores[float(epoch) - 1])
+            assert [float(n) for n in numbers[1::2]] == pytest.approx(changes, abs=6e-3)
+    for name in ("curves.png", "progress.gif"):
+        assert f"{folder / name}" in output
+    assert "6 training pairs, 2 validation pairs" in output
+
+
+def test_the_curves_are_those_of_the_log(run):
+    measures = read_log(run)
+    rows = log_rows(run)
+    for name in ("loss_d", "loss_g_l1", "val_ssim", "learning_rate"):
+        expected = [(float(row["epoch"]), float(row[name])) for row in rows if row[name]]
+        assert list(zip(*measures[name], strict=True)) == expected
+    draw_curves(run)  # its title is the folder
+    with Image.open(run / "curves.png") as image:
+        assert image.width == 1000 and len(image.convert("RGB").getcolors(2**24)) > 50
+        before = image.convert("RGB").tobytes()
+    with open(run / "log.csv", "a") as file:
+        file.write("99,16,1,garbled\n99,16,0.9\0,?\n,,,,,,,,,,,,\n")
+        file.write("99,16.5,0.9,1")  # is just being written
+    draw_curves(run)
+    with Image.open(run / "curves.png") as image:
+        assert image.convert("RGB").tobytes() == before
+
+
+def test_the_strip_shows_the_samples_of_each_epoch(trained):
+    folder, _ = trained
+    grids = {epoch: sample_rows(path) for epoch, path in sample_grids(folder).items()}
+    assert list(grids) == [0, 1, 2, 3, 4] and all(len(rows) == 2 for rows in grids.values())
+    with Image.open(folder / "progress.png") as strip:
+        assert strip.width == 7 * 36 + 4  # input, five epochs and target
+        for row in range(2):
+            seen = [
+                strip.crop((4 + x * 36, 24 + row * 36, 36 + x * 36, 56 + row * 36))
+                for x in range(7)
+            ]
+            outputs = [grids[epoch][row][1] for epoch in range(5)]
+            expected = [grids[4][row][0], *outputs, grids[4][row][2]]
+            assert all(map(same_image, seen, expected))
+    assert not same_image(grids[0][0][1], grids[4][0][1])
+    with Image.open(folder / "progress.gif") as film:
+        assert film.n_frames == 5 and film.info["loop"] == 0
+
+
+def test_long_runs_are_shown_by_some_of_their_epochs():
+    assert evenly(list(range(201)), 6) == [0, 40, 80, 120, 160, 200]
+    assert evenly([0, 5], 6) == [0, 5]
+
+
+def test_a_run_without_adversarial_loss_has_no_panel_of_it(tmp_path):
+    rows = [
+        "step,epoch,loss_d,loss_g_gan,loss_g_l1,val_l1",
+        *(f"{i},{i / 9},,,0.5," for i in range(50)),
+    ]
+    (tmp_path / "log.csv").write_text("\n".join(rows) + "\n")
+    assert draw_curves(tmp_path) == tmp_path / "curves.png"
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.height == 320
+    assert draw_progress(tmp_path) is None
+
+
+def test_it_can_be_drawn_at_any_time_and_names_what_is_missing(run, tmp_path, capsys):
+    for name in ("curves.png", "progress.png", "progress.gif"):
+        (run / name).unlink()
+    assert curves.main([str(run)]) == 0
+    assert str(run / "curves.png") in capsys.readouterr().out
+    assert all((run / name).exists() for name in ("curves.png", "progress.png", "progress.gif"))
+    assert "has no log.csv" in refusal(capsys, curves.main, tmp_path)
+    (tmp_path / "log.csv").write_text("step,epoch\n")
+    assert "has logged nothing yet" in refusal(capsys, curves.main, tmp_path)
+    with pytest.raises(UserError):
+        read_log(tmp_path / "nowhere")
+
+
+def test_damaged_files_of_a_run_are_left_out(run, capsys):
+    (run / "samples" / "epoch_0002.png").write_bytes(b"no image")
+    (run / "samples" / "epoch_best.png").write_bytes(b"of somebody")
+    with open(run / "log.csv", "a") as file:
+        file.write("20,garbled\n21,4,\0?\n")
+    assert train.main(["--resume", run, "--epochs", 5]) == 0
+    errors = capsys.readouterr().err
+    assert "epoch_0002.png cannot be read as an image and is left out" in errors
+    with Image.open(run / "progress.gif") as film, Image.open(run / "progress.png") as strip:
+        assert film.n_frames == 5 and strip.width == 7 * 36 + 4
+
+
+# ---- log.csv ----------------------------------------------------------------------------------
+
+
+def test_a_spoiled_log_stops_no_run(copied, undrawn):
+    with open(copied / "log.csv", "ab") as file:
+        file.write(b"\0\0\0\n\n\xff\xfe,1\nnotes,of,mine\n")
+    train.main(["--resume", copied, "--epochs", 4])
+    assert [row["step"] for row in log_rows(copied)] == [str(step) for step in range(25)]
+
+
+def test_half_a_row_of_the_log_is_no_row(finished, copied, tmp_path, undrawn):
+    whole = shutil.copytree(finished, tmp_path / "whole")
+    with open(copied / "log.csv", "a") as file:
+        file.write("3,0.5,0.69")  # of what should become step 38
+    for folder in (whole, copied):
+        train.main(["--resume", folder, "--epochs", 4])
+    assert len(log_rows(whole)) == 25
+    assert log_rows(copied) == log_rows(whole)
+
+
+def test_a_row_is_written_once_the_next_begins(tmp_path):
+    log = Log(tmp_path, ["step", "epoch", "loss_d", "val_l1"], -1)
+    log.write(1, epoch=0.5, loss_d=0.7)
+    log.write(1, val_l1=0.2)
+    log.write(2, epoch=1)
+    assert (tmp_path / "log.csv").read_text().splitlines()[1:] == ["1,0.5,0.7,0.2"]
+    log.close()
+    assert (tmp_path / "log.csv").read_text().splitlines()[1:] == ["1,0.5,0.7,0.2", "2,1,,"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    log = Log(tmp_path, ["step", "epoch"], -1)
+    (tmp_path / "log.csv").unlink()
+    (tmp_path / "log.csv").symlink_to("/dev/full")
+    log.write(7, epoch=1.2)
+    with pytest.raises(UserError, match=r"log\.csv cannot be written: No space left on device"):
+        log.flush()
+    log.close()

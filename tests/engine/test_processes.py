@@ -1,0 +1,75 @@
+"""The lock on a run's folder, and the devices of processes."""
+
+import shutil
+import threading
+import time
+
+import filelock
+import pytest
+from conftest import config_for, refusal
+
+import train
+from engine import processes
+from engine.cli import UserError
+from engine.devices import device_of
+from engine.files import replacing
+from engine.processes import alone_in
+
+
+def test_a_second_run_in_a_folder_is_refused(finished, copied, capsys, monkeypatch):
+    monkeypatch.setattr(
+        processes, "FileLock", lambda path, timeout: filelock.FileLock(path, timeout=0.2)
+    )
+    before = (copied / "log.csv").read_text()
+    with alone_in(copied):
+        line = refusal(capsys, train.main, "--resume", copied, "--epochs", 4)
+        assert f"another process is training in {copied}" in line
+        line = refusal(capsys, train.main, config_for("anywhere", copied))
+        assert f"another process is training in {copied}" in line
+    assert (copied / "log.csv").read_text() == before
+
+
+def test_who_resumes_waits_for_the_last_checkpoint_of_the_one_before(
+    pairs, copied, tmp_path, capsys, undrawn
+):
+    """A scheduler may start the successor while the one before still saves."""
+    run, locked = tmp_path / "run", threading.Event()
+    train.train(config_for(pairs, run, epochs=1))
+
+    def one_before():
+        with alone_in(run):
+            locked.set()
+            time.sleep(0.5)
+            shutil.copytree(copied, run, dirs_exist_ok=True)  # saves after step 18
+
+    other = threading.Thread(target=one_before)
+    other.start()
+    locked.wait(10)
+    capsys.readouterr()
+    assert train.main(["--resume", run, "--epochs", "4"]) == 0
+    other.join()
+    assert "resuming after step 18 of 24" in capsys.readouterr().out
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    left = tmp_path / "checkpoints" / ".latest.pt.123.tmp"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    (tmp_path / ".mine.tmp").write_text("mine")
+    with alone_in(tmp_path):
+        assert not left.exists()
+    assert (tmp_path / ".mine.tmp").exists()
+
+
+def test_writing_to_a_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="cannot be written"), replacing(tmp_path / "file" / "x"):
+        pass
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_one_gpu_for_several_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="device is 'cuda:1', but each of several"):
+        device_of("cuda:1")
+    assert device_of("cpu").type == "cpu"

@@ -1,0 +1,107 @@
+"""Palettes: the known ones, palette.json, and which of them a configuration means."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from conftest import REPOSITORY
+
+from config import Config
+from engine.cli import UserError
+from metrics.palettes import PALETTES, Palette, find_palette, palette_name, write_palette
+
+MINE = Palette({"a": (1, 2, 3), 'the "other" één': (4, 5, 6)}, ((0, 0, 0), (255, 255, 255)))
+
+
+def test_known_palettes():
+    assert {name: len(palette.classes) for name, palette in PALETTES.items()} == {
+        "cityscapes": 19,
+        "facades": 12,
+        "demo": 13,
+    }
+    for palette in PALETTES.values():
+        colors = [*palette.classes.values(), *palette.void]
+        assert len(set(colors)) == len(colors)
+        # JPEG changes a color by a few counts, so no two may be close.
+        assert min(math.dist(a, b) for i, a in enumerate(colors) for b in colors[:i]) > 15
+
+
+@pytest.mark.parametrize("palette", [*PALETTES.values(), MINE])
+def test_written_palettes_are_read_unchanged(palette, tmp_path):
+    write_palette(palette, tmp_path)
+    config = Config(data_root=str(tmp_path))
+    assert find_palette(config) == palette
+    assert list(find_palette(config).classes) == list(palette.classes)
+    by_path = replace(config, data_root="elsewhere", palette=str(tmp_path / "palette.json"))
+    assert find_palette(by_path) == palette
+
+
+def test_which_palette_a_configuration_means(tmp_path):
+    demo = Config(data_root=str(tmp_path / "demo"))
+    assert find_palette(demo) == PALETTES["demo"]  # by the name of its folder
+    assert find_palette(replace(demo, palette="none")) is None
+    assert find_palette(replace(demo, palette="facades")) == PALETTES["facades"]
+    assert find_palette(replace(demo, task="edges", in_channels=1)) is None
+    assert find_palette(replace(demo, data_root=str(tmp_path / "maps"))) is None
+    (tmp_path / "demo").mkdir()
+    write_palette(MINE, tmp_path / "demo")  # its own palette takes precedence over its name
+    assert find_palette(demo) == MINE
+    assert find_palette(replace(demo, palette="demo")) == PALETTES["demo"]
+
+
+def test_the_name_that_a_run_keeps(tmp_path):
+    config = Config(data_root=str(tmp_path))
+    for name in ("auto", "none", "cityscapes"):
+        assert palette_name(replace(config, palette=name)) == name
+    assert palette_name(Config(data_root="data/facades")) == "facades"
+    write_palette(MINE, tmp_path)
+    assert palette_name(config) == "auto"  # it moves with its data
+    write_palette(PALETTES["demo"], tmp_path)  # a known one does not need to
+    assert palette_name(config) == "demo"
+    assert find_palette(replace(config, palette=palette_name(config))) == PALETTES["demo"]
+
+
+def test_an_unknown_palette(tmp_path):
+    config = Config(data_root=str(tmp_path), palette="facade")
+    with pytest.raises(UserError, match=r"palette is 'facade', .*demo, facades, cityscapes"):
+        find_palette(config)
+    with pytest.raises(UserError, match="did you mean 'facades'"):
+        find_palette(config)
+    with pytest.raises(UserError, match=r"palette is 'none\.json'"):
+        find_palette(replace(config, palette="none.json"))
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("{", "cannot be read as JSON"),
+        ([[0, 0, 0]], "holds no JSON object"),
+        ({}, "is no palette; it must be"),
+        ({"classes": {}}, "is no palette"),
+        ({"classes": [[0, 0, 0]]}, "is no palette"),
+        ({"classes": {"a": [0, 0, 0]}, "void": None}, "is no palette"),
+        ({"classes": {"a": [0, 0, 0]}, "viod": []}, "unknown key 'viod'"),
+        ({"classes": {"a": [0, 0, 256]}}, "class 'a' is [0, 0, 256]; it must be [r, g, b]"),
+        ({"classes": {"a": [0, 0.5, 1]}}, "class 'a' is [0, 0.5, 1]"),
+        ({"classes": {"a": [0, 0, True]}}, "class 'a' is [0, 0, True]"),
+        ({"classes": {"a": "#000000"}}, "class 'a' is '#000000'"),
+        ({"classes": {"a": [0, 0, 0]}, "void": [0, 0, 0]}, "a void color is 0"),
+        ({"classes": {"a": [0, 0, 0], "b": [0, 0, 0]}}, "[0, 0, 0] occurs twice"),
+        ({"classes": {"a": [9, 9, 9]}, "void": [[9, 9, 9]]}, "[9, 9, 9] occurs twice"),
+    ],
+)
+def test_a_bad_palette_file_is_an_error_in_one_line(tmp_path, content, line):
+    file = tmp_path / "palette.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(UserError) as error:
+        find_palette(Config(data_root=str(tmp_path)))
+    assert str(file) in str(error.value) and line in str(error.value)
+
+
+def test_palettes_are_found_without_torch():
+    """data/make_demo.py imports them, and answers at once."""
+    code = "import sys, data.make_demo; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0

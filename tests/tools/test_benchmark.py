@@ -1,0 +1,96 @@
+"""The benchmark runs, and its figures hang together."""
+
+import json
+
+import pytest
+
+from config import Config
+from engine.cli import UserError
+from tools.benchmark import count_flops, main
+from tools.tables import described
+
+TINY_STEP = ["--crop_size", "32", "--depth", "4", "--base_channels", "4", "--device", "cpu"]
+
+
+@pytest.mark.slow
+def test_it_measures_every_variant_and_the_loading(pairs, tmp_path, capsys):
+    words = [*TINY_STEP, "--batch_sizes", "1", "2", "--turns", "1", "--data_root", pairs]
+    assert main([*words, "--output", tmp_path / "figures.json"]) == 0
+    printed = capsys.readouterr().out
+    assert "| 2 | textbook fp32 |" in printed
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert "torch" in figures["versions"] and "cores of" in figures["machine"]
+    assert figures["command"].startswith("python ")
+    table, note = described(figures).split("\n\n")
+    assert table in printed and figures["command"] in note
+    for batch_size in (1, 2):
+        rows = {row["variant"]: row for row in figures["steps"] if row["batch"] == batch_size}
+        assert {"textbook fp32", "ours fp32"} <= rows.keys()
+        textbook = rows["textbook fp32"]
+        assert textbook["speed"] == 1
+        for row in rows.values():
+            assert row["images/s"] == pytest.approx(batch_size / row["ms/step"] * 1e3)
+            assert row["speed"] == pytest.approx(textbook["ms/step"] / row["ms/step"])
+    assert len(figures["loading"]) == 3 and all(rate > 0 for rate in figures["loading"].values())
+
+
+def test_a_step_of_the_papers_networks_takes_87_gflop():
+    assert count_flops(Config()) / 1e9 == pytest.approx(87, abs=1)
+
+
+@pytest.mark.parametrize(
+    "words, complaint",
+    [
+        (["--port", "nowhere"], "--port nowhere holds no models/networks.py"),
+        (["--turn", "1"], "did you mean '--turns'"),
+        (["--turns", "0"], "--turns is 0"),
+        (["--batch_sizes", "0"], "batch_size is 0"),
+    ],
+)
+def test_mistakes_are_one_line(words, complaint):
+    with pytest.raises(UserError) as caught:
+        main([*words, "--device", "cpu"])
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.slow
+def test_the_port_is_stepped_by_its_own_networks(pairs, tmp_path, capsys):
+    """A stand-in of the port's interface; the real one takes its place with --port."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "networks.py").write_text(
+        """
+import torch
+from torch import nn
+
+def define_G(input_nc, output_nc, ngf, netG, norm="batch", use_dropout=False):
+    assert netG == "unet_128" and use_dropout
+    return nn.Conv2d(input_nc, output_nc, 3, padding=1)
+
+def define_D(input_nc, ndf, netD, norm="batch"):
+    return nn.Conv2d(input_nc, 1, 4)
+
+class GANLoss(nn.Module):
+    def __init__(self, gan_mode):
+        super().__init__()
+
+    def forward(self, prediction, target_is_real):
+        target = torch.full_like(prediction, float(target_is_real))
+        return nn.functional.binary_cross_entropy_with_logits(prediction, target)
+"""
+    )
+    words = ["--crop_size", "128", "--depth", "7", "--base_channels", "4", "--device", "cpu"]
+    words += ["--batch_sizes", "1", "--turns", "1", "--port", tmp_path, "--data_root", pairs]
+    assert main(words) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "| the port, fp32 |" in line]
+    assert row.rstrip(" |").endswith("x")
+
+
+@pytest.mark.slow
+def test_a_variant_that_crashes_leaves_the_others(pairs, tmp_path, capsys):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "networks.py").write_text("raise MemoryError")
+    words = ["--crop_size", "128", "--depth", "7", "--base_channels", "4", "--device", "cpu"]
+    words += ["--batch_sizes", "1", "--turns", "1", "--port", tmp_path, "--data_root", pairs]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "| the port, fp32 | crashed" in printed and "| 1.00x |" in printed

@@ -1,0 +1,448 @@
+"""Every row of every table, end to end on tiny settings; and labels read by a scorer."""
+
+import gc
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, arguments
+from PIL import Image
+
+import evaluate
+import train
+from config import PRESETS, Config
+from data.make_demo import make_demo
+from dataset import PairedDataset, read_pair
+from engine.cli import UserError
+from engine.images import to_tensor
+from evaluate import evaluate_split, label_reader, true_classes
+from generator import UNetGenerator
+from metrics.labels import read_classes
+from metrics.palettes import PALETTES
+from tools.reproduce import ROWS, main, parse_arguments, run_once
+from utils import load_checkpoint, load_generator
+
+# The smallest images of which the largest receptive field leaves something.
+FIELDS = {**TINY, "load_size": 100, "crop_size": 96, "depth": 5, "epochs": 1, "sample_images": 1}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    """A few pairs of the demo, in a folder whose name gives their palette."""
+    root = tmp_path_factory.mktemp("data") / "demo"
+    make_demo(root, train=3, val=1, test=2)
+    return root
+
+
+def words_for(table: str, demo: Path, output: Path, **fields) -> list[str]:
+    return [table, *arguments(**{**FIELDS, "data_root": demo, "output": output, **fields})]
+
+
+@pytest.mark.slow
+def test_a_finished_training_leaves_no_network_in_memory(demo, tmp_path):
+    def networks():
+        return {id(thing) for thing in gc.get_objects() if type(thing) is UNetGenerator}
+
+    before = networks()
+    gc.disable()
+    try:
+        fields = {**FIELDS, "data_root": str(demo), "output": str(tmp_path)}
+        run_once(Config(**fields))
+        assert networks() <= before
+    finally:
+        gc.enable()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", ROWS)
+def test_every_row_is_trained_scored_and_put_beside_the_papers(table, demo, tmp_path, capsys):
+    words = words_for(table, demo, tmp_path / "out")
+    assert main(words) == 0
+    text = (tmp_path / "out" / f"{table}.md").read_text()
+    assert text.strip() in capsys.readouterr().out
+    lines = text.splitlines()
+    for row in ROWS[table]:
+        (line,) = [line for line in lines if line.startswith(f"| {row.name} |")]
+        assert line.endswith(f"| {' / '.join(f'{n:.2f}' for n in row.paper)} |")
+        assert len(line.split("|")) == len(lines[0].split("|"))
+        numbers = [float(cell) for cell in line.split("|")[2:-2]]
+        assert np.isfinite(numbers).all()
+    assert ("real photos" in text) == (table != "table6")
+    # The columns of the grid: input, each row, target.
+    columns = len(ROWS[table]) + 2
+    grid = Image.open(tmp_path / "out" / f"{table}.png")
+    assert grid.width == columns * 100 + 4
+    for column, kind in ((0, "input"), (columns - 1, "target")):
+        first = tmp_path / "out" / first_run(table) / "test" / kind / "1.png"
+        head = grid.height - 2 * 100  # the titles are above the two images
+        box = (4 + column * 100, head, 100 + column * 100, head + 96)
+        assert grid.crop(box) == Image.open(first).convert("RGB")
+
+
+def first_run(table: str) -> str:
+    name = {
+        "table1": "gan_weight_0",
+        "table2": "gan_weight_0_generator_encoder_decoder",
+        "table3": "receptive_field_1",
+        "table6": "gan_weight_0_direction_AtoB",
+    }[table]
+    return f"{name}/seed_0"
+
+
+@pytest.mark.slow
+def test_rows_differ_in_what_their_table_compares(demo, tmp_path):
+    words = words_for("table1", demo, tmp_path / "out")
+    assert main(words) == 0
+    settings = {}
+    for run in (tmp_path / "out").glob("*/seed_0/config.json"):
+        values = json.loads(run.read_text())
+        settings[run.parent.parent.name] = (
+            values["direction"],
+            values["lambda_l1"] > 0,
+            values["gan_weight"] > 0,
+            values["conditional"],
+        )
+    assert settings == {
+        "gan_weight_0": ("BtoA", True, False, True),
+        "lambda_l1_0_conditional_False": ("BtoA", False, True, False),
+        "lambda_l1_0": ("BtoA", False, True, True),
+        "conditional_False": ("BtoA", True, True, False),
+        "base": ("BtoA", True, True, True),
+        "gan_weight_0_direction_AtoB": ("AtoB", True, False, True),  # the scorer
+    }
+
+
+@pytest.mark.slow
+def test_finished_runs_are_skipped_and_stopped_ones_resumed(demo, tmp_path, capsys):
+    words = [*words_for("table6", demo, tmp_path / "out", epochs=2), "--seeds", "0", "1"]
+    base, seeds = parse_arguments(words).base, [0, 1]
+    # As if stopped after the first epoch of one run.
+    run = tmp_path / "out" / "lambda_l1_0_direction_AtoB" / "seed_0"
+    half = replace(base, lambda_l1=0.0, direction="AtoB", output=str(run), epochs=1)
+    assert train.train(half) == 0
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "resuming after step 3 of 6" in out
+    text = (tmp_path / "out" / "table6.md").read_text()
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("latest.pt")}
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert out.count("is finished") == 3 * len(seeds)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert (tmp_path / "out" / "table6.md").read_text() == text
+
+
+@pytest.mark.slow
+def test_what_a_newer_scorer_reads_is_scored_again(demo, tmp_path):
+    words = words_for("table3", demo, tmp_path / "out")
+    assert main(words) == 0
+    scores = tmp_path / "out" / "receptive_field_1" / "seed_0" / "test" / "scores.json"
+    scores.unlink()
+    scorer = tmp_path / "out" / "gan_weight_0_direction_AtoB" / "seed_0"  # table 6's best reader
+    latest = scorer / "checkpoints" / "latest.pt"
+    os.utime(latest, (latest.stat().st_mtime + 9,) * 2)
+    assert main(words) == 0
+    assert json.loads(scores.read_text())["read_pixel_accuracy"] > 0
+
+
+@pytest.mark.slow
+def test_scores_of_ones_own_do_not_get_into_the_table(demo, tmp_path, capsys):
+    """evaluate.py in a finished or a half trained row, with another seed or without the scorer."""
+    words = words_for("table3", demo, tmp_path / "out")
+    assert main(words) == 0
+    text = (tmp_path / "out" / "table3.md").read_text()
+    run = tmp_path / "out" / "base" / "seed_0"
+    evaluate_split(load_generator(run), "test", run / "test", seed=3, noise=False)
+    assert main(words) == 0
+    assert (tmp_path / "out" / "table3.md").read_text() == text
+
+    # More epochs, stopped before the first new checkpoint: the old scores are not the new row's.
+    before = json.loads((run / "row.json").read_text())
+    more = words_for("table3", demo, tmp_path / "out", epochs=2)
+    (run / "config.json").write_text(json.dumps({**before["config"], "epochs": 2}))
+    capsys.readouterr()
+    assert main(more) == 0
+    assert "is finished" not in capsys.readouterr().out
+    assert json.loads((run / "row.json").read_text())["result"] != before["result"]
+
+
+@pytest.mark.slow
+def test_a_scorer_can_be_shared_and_is_looked_at_before_hours_are_spent(demo, tmp_path, runs):
+    words = [*words_for("table3", demo, tmp_path / "out"), "--scorer", str(runs["labels"])]
+    assert main(words) == 0
+    assert not list((tmp_path / "out").glob("*AtoB"))
+    words = [*words_for("table3", demo, tmp_path / "new"), "--scorer", str(runs["photos"])]
+    with pytest.raises(UserError, match="--scorer"):
+        main(words)
+    words = [*words_for("table3", demo, tmp_path / "new"), "--seeds", "0", "-1"]
+    with pytest.raises(UserError, match="seed is -1"):
+        main(words)
+    with pytest.raises(UserError, match="receptive_field of 286"):
+        small = words_for("table3", demo, tmp_path / "new", crop_size=32)
+        main(small)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_the_table_says_what_its_numbers_are(demo, tmp_path):
+    for table, reader in (("table3", True), ("table6", False)):
+        words = words_for(table, demo, tmp_path / table)
+        assert main(words) == 0
+        text = (tmp_path / table / f"{table}.md").read_text()
+        assert ("FCN-8s" in text) == reader and "of the 13 classes occur" in text
+    shutil.copytree(demo, tmp_path / "mine")
+    words = words_for("table6", tmp_path / "mine", tmp_path / "own")
+    assert main([*words, "--rows", "L1"]) == 0  # its palette.json is found
+    assert "of the 13 classes occur" in (tmp_path / "own" / "table6_rows.md").read_text()
+    (tmp_path / "mine" / "palette.json").unlink()
+    words = words_for("table6", tmp_path / "mine", tmp_path / "unknown")
+    assert main([*words, "--rows", "L1"]) == 0
+    assert "No segmentation scores" in (tmp_path / "unknown" / "table6_rows.md").read_text()
+
+
+def test_true_classes_are_those_of_the_file_not_of_its_resized_colours(demo, runs):
+    generator = load_generator(runs["labels"])
+    dataset = PairedDataset(replace(generator.config, load_size=96), "test")
+    palette = PALETTES["demo"]
+    labels = to_tensor(np.asarray(read_pair(dataset.pairs[0])[1]))
+    true, whole = true_classes(dataset, 0, palette), read_classes(labels, palette)
+    assert true.shape == (96, 96)
+    for y, x in ((0, 0), (40, 17), (95, 95), (63, 50)):  # 256 px to 96: the nearest pixel
+        assert true[y, x] == whole[int((y + 0.5) * 256 / 96), int((x + 0.5) * 256 / 96)]
+    made_up = read_classes(dataset[0]["target"], palette)
+    assert (made_up != true).float().mean() > 0.01
+
+
+def test_the_palette_stays_with_the_run_and_can_be_given_later(
+    demo, runs, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(demo, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    words = [runs["labels"], "--data_root", "moved", "--output", "o", "--device", "cpu"]
+    assert evaluate.main(words) == 0
+    assert "labels: per-pixel" in capsys.readouterr().out
+    assert evaluate.main([*words, "--palette", "none"]) == 0
+    assert "per-pixel" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="palette is 'demos'"):
+        evaluate.main([*words, "--palette", "demos"])
+
+
+@pytest.mark.slow
+def test_seeds_give_mean_and_deviation(demo, tmp_path):
+    words = [*words_for("table6", demo, tmp_path / "out"), "--seeds", "0", "1"]
+    assert main(words) == 0
+    content = json.loads((tmp_path / "out" / "table6.json").read_text())
+    (row,) = [row for row in content["rows"] if row["name"] == "cGAN"]
+    one, other = (run["l1"] for run in row["runs"])
+    assert one != other
+    expected = f"{(one + other) / 2:.3f} ± {abs(one - other) / 2**0.5:.3f}"
+    assert expected in (tmp_path / "out" / "table6.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_of_other_settings_is_not_mistaken_for_the_row(demo, tmp_path):
+    words = words_for("table6", demo, tmp_path / "out", epochs=2)
+    assert main(words) == 0
+    shutil.copytree(demo, tmp_path / "other" / "demo")
+    for fields, line in (
+        ({"learning_rate": 0.001}, r"learning_rate 0\.0002, not 0\.001"),
+        ({"epochs": 1}, "epochs 2, not 1"),
+        ({"precision": "fp32"}, "precision bf16, not fp32"),
+        ({"decay_epochs": 1}, "decay_epochs 0, not 1"),
+        ({"data_root": tmp_path / "other" / "demo"}, "data_root"),
+    ):
+        words = words_for("table6", demo, tmp_path / "out", **{"epochs": 2, **fields})
+        with pytest.raises(UserError, match=line):
+            main(words)
+        assert len(list((tmp_path / "out").rglob("row.json"))) == 3  # nothing is lost by it
+
+
+def test_the_command_line():
+    options = parse_arguments(["table1"])
+    assert options.base == replace(PRESETS["demo"], output="runs/reproduce_demo")
+    assert options.seeds == [0] and options.scorer is None and options.rows is None
+    base = parse_arguments(["table2", "cityscapes", "--data_root", "x/cityscapes"]).base
+    assert base.crop_size == 256 and base.batch_size == 10 and base.data_root == "x/cityscapes"
+    assert base.output == "runs/reproduce_cityscapes_batch_10"  # the other tables have 1
+    small = ["table1", "facades", "--crop_size", "64", "--depth", "6"]
+    assert parse_arguments(small).base.output == "runs/reproduce_facades_64px"
+    options = parse_arguments(["table3", "facades", "--seeds", "1", "2", "1"])
+    assert options.base.epochs == 200 and options.base.batch_size == 1
+    assert options.seeds == [1, 2]
+
+
+@pytest.mark.slow
+def test_what_tables_have_in_common_is_trained_once(demo, tmp_path, capsys):
+    for table, finished in (("table6", 0), ("table3", 1), ("table1", 2)):
+        words = words_for(table, demo, tmp_path / "out")
+        assert main(words) == 0
+        assert capsys.readouterr().out.count("is finished") == finished  # the scorer, L1+cGAN
+
+
+def content_of(name: str, folder: Path, words: list[str]) -> dict:
+    assert main(words) == 0
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+@pytest.mark.slow
+def test_the_ports_recipe_is_put_beside_the_papers(demo, tmp_path):
+    words = words_for("recipes", demo, tmp_path, epochs=4, crop_size=64, load_size=64, depth=6)
+    content = content_of("recipes", tmp_path, words)
+    assert [row["name"] for row in content["rows"]] == ["the paper's", "the PyTorch port's"]
+    (port,) = tmp_path.glob("decay_epochs_2_dropout_layers_port/seed_0/config.json")
+    assert json.loads(port.read_text())["decay_epochs"] == 2
+    one, other = (row["runs"][0] for row in content["rows"])
+    assert one["l1"] != other["l1"] and one["minutes"] > 0 and one["steps"] == 12
+    text = (tmp_path / "recipes.md").read_text()
+    assert "paper |" not in text.splitlines()[0]  # it has no numbers for these
+    assert "real photos" in text and content["command"] in text and one["machine"] in text
+
+
+@pytest.mark.slow
+def test_gray_images_are_not_read(demo, tmp_path, capsys):
+    words = [*words_for("recipes", demo, tmp_path, out_channels=1, depth=6, epochs=2)]
+    words = [*words, "--crop_size", "64", "--load_size", "64"]
+    content = content_of("recipes", tmp_path, words)
+    assert content["scorer"] is None and not list(tmp_path.glob("*AtoB"))
+
+
+@pytest.mark.slow
+def test_where_a_run_was_trained_stays_with_it(demo, tmp_path):
+    words = [*words_for("table6", demo, tmp_path), "--rows", "L1"]
+    content = content_of("table6_rows", tmp_path, words)
+    run = content["rows"][0]["runs"][0]
+    assert "cores of" in run["machine"] and "torch" in run["versions"] and run["commit"]
+    (row,) = tmp_path.glob("*/seed_0/row.json")
+    checkpoint = row.parent / "checkpoints" / "latest.pt"
+    state = load_checkpoint(checkpoint)
+    state |= {"origin": {"machine": "another", "versions": "1", "commit": "2"}, "seconds": 120.0}
+    torch.save(state, checkpoint)  # scored anew, for it is another checkpoint
+    run = content_of("table6_rows", tmp_path, words)["rows"][0]["runs"][0]
+    assert (run["machine"], run["minutes"]) == ("another", 2.0)
+    del state["origin"], state["seconds"]  # as an earlier version left it
+    torch.save(state, checkpoint)
+    run = content_of("table6_rows", tmp_path, words)["rows"][0]["runs"][0]
+    assert (run["machine"], run["minutes"]) == ("", None)
+
+
+@pytest.mark.slow
+def test_no_row_is_trained_on_before_all_have_been_looked_at(demo, tmp_path):
+    fields = {"depth": 6, "load_size": 64, "crop_size": 64}
+    words = words_for("recipes", demo, tmp_path, **{**fields, "epochs": 2})
+    before = content_of("recipes", tmp_path, words)
+    more = words_for("recipes", demo, tmp_path, **{**fields, "epochs": 3})
+    with pytest.raises(UserError, match="was trained with epochs 2, not 3"):  # its decay is done
+        main(more)
+    assert content_of("recipes", tmp_path, words) == before
+
+
+def test_some_rows_alone(demo, tmp_path):
+    words = [*words_for("table6", demo, tmp_path), "--rows", "L1", "L1+cGAN"]
+    content = content_of("table6_rows", tmp_path, words)
+    assert [row["name"] for row in content["rows"]] == ["L1", "L1+cGAN"]
+    assert not (tmp_path / "table6.json").exists()
+    assert len(list(tmp_path.glob("*/seed_0"))) == 2
+    words = [*words_for("table6", demo, tmp_path), "--rows", "L1+GAN"]
+    with pytest.raises(UserError, match=r"no row 'L1\+GAN'; did you mean 'L1\+cGAN'"):
+        main(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["sizes"], "sizes"),
+        (["recipes", "--depth", "5"], "depth is 5"),
+        (["table1", "--scorer", "nowhere"], "--scorer nowhere is neither a run"),
+        (["recipes", "--decay_epochs", "3"], "--decay_epochs"),
+        (["table4"], "table4"),
+        ([], "TABLE"),
+        (["table1", "facade"], "did you mean 'facades'"),
+        (["table1", "--seed", "1"], "--seeds"),
+        (["table1", "--direction", "AtoB"], "--direction"),
+        (["table1", "--epoch", "1"], "--epochs"),
+        (["table1", "--conditional", "false"], "--conditional"),
+        (["table2", "--generator", "unet"], "--generator"),
+        (["table6", "colorization"], "makes its own pairs"),
+    ],
+)
+def test_mistakes_are_one_line(words, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        main(words)
+    assert line in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_torchrun_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="one process"):
+        parse_arguments(["table1"])
+
+
+# ---- The label reader -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(demo, tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("runs")
+    for direction in ("BtoA", "AtoB"):
+        config = Config(
+            **{**FIELDS, "data_root": str(demo), "output": str(root / direction)},
+            direction=direction,
+        )
+        assert train.train(config) == 0
+    return {"photos": root / "BtoA", "labels": root / "AtoB"}
+
+
+def test_a_scorer_that_knows_the_labels_reads_them_all(runs, demo):
+    """A reader without error: it outputs the true labels for any photo."""
+    generator = load_generator(runs["photos"])
+    dataset = PairedDataset(replace(generator.config, load_size=96), "test")
+    scorer = load_generator(runs["labels"])
+    reader = label_reader(scorer, generator.config)
+    for pair in dataset:
+        scorer.forward = lambda x, noise, labels=pair["input"]: labels[None]
+        true = read_classes(pair["input"], PALETTES["demo"])
+        reader.add(true, pair["target"], pair["target"])
+    summary = reader.summary()
+    assert summary["read_pixel_accuracy"] == summary["real_pixel_accuracy"] == 1.0
+    present = summary["read_classes_present"]
+    assert summary["read_class_iou"] == pytest.approx(present / 13)
+
+
+def test_real_photos_are_read_as_the_scorers_own_test_says(runs, tmp_path):
+    scorer = load_generator(runs["labels"])
+    own = evaluate_split(scorer, "test", tmp_path / "own", noise=False)
+    summary = evaluate_split(
+        load_generator(runs["photos"]), "test", tmp_path / "read", scorer=scorer
+    )
+    assert summary["real_pixel_accuracy"] == pytest.approx(own["pixel_accuracy"], abs=2e-3)
+    assert summary["real_class_iou"] == pytest.approx(own["class_iou"], abs=2e-3)
+    assert "pixel_accuracy" not in summary and "sharpness" not in own
+
+
+def test_what_was_read_is_printed(runs, capsys):
+    words = [runs["photos"], "--scorer", runs["labels"], "--device", "cpu"]
+    assert evaluate.main(words) == 0
+    out = capsys.readouterr().out
+    for line in ("read from outputs: per-pixel", "read from targets: per-pixel", "sharpness"):
+        assert line in out
+    assert evaluate.main([runs["labels"], "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "labels: per-pixel" in out and "sharpness" not in out
+
+
+def test_a_scorer_that_does_not_fit_is_refused(runs, tmp_path):
+    for run, scorer in ((runs["photos"], runs["photos"]), (runs["labels"], runs["labels"])):
+        with pytest.raises(UserError, match="--scorer"):
+            evaluate.main([run, "--scorer", scorer, "--output", tmp_path])
+    generator = load_generator(runs["photos"])
+    scorer = load_generator(runs["labels"])
+    scorer.config = replace(scorer.config, crop_size=64)
+    with pytest.raises(UserError, match="64 px"):
+        label_reader(scorer, generator.config)

@@ -1,0 +1,1 @@
+"""Commands beyond train.py and evaluate.py. Nothing else imports this folder."""

@@ -1,0 +1,318 @@
+"""Measures the training step beside the textbook one, and data loading.
+
+    python -m tools.benchmark                               a table for this machine
+    python -m tools.benchmark --batch_sizes 1 4 16 64       other batch sizes
+    python -m tools.benchmark --port DIR                    also the PyTorch port, checked out there
+    python -m tools.benchmark --base_channels 16 --crop_size 128 --depth 7      small and quick
+
+Each variant trains in its own process; they take turns, and the median of the turns counts. The
+textbook step is train.py's without engine/fast.py: eager, fp32, PyTorch's own Adam. The floor is
+its FLOPs at the rate of a large matrix product, and Adam's bytes at the rate of a copy.
+"""
+
+import argparse
+from pathlib import Path
+
+from engine import cli
+from engine.cli import UserError
+
+
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = cli.Parser(__doc__, "python -m tools.benchmark [--option value ...]")
+    add = parser.add_argument
+    add("--batch_sizes", type=int, nargs="+", metavar="N", help="default: 1 8, on a GPU 1 4 16 64")
+    add("--crop_size", type=int, default=256, help="of the images, in pixels (default: 256)")
+    add("--depth", type=int, default=8, help="of the generator (default: 8)")
+    add("--base_channels", type=int, default=64, help="of both networks (default: 64)")
+    add("--turns", type=int, default=5, help="turns of each variant that count (default: 5)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add("--port", metavar="DIR", help="a checkout of pytorch-CycleGAN-and-pix2pix")
+    add("--data_root", default="data/demo", help="pairs for the loading part")
+    add("--output", metavar="FILE", help="also write the results there, as JSON")
+    options = parser.parse_args(argv)
+    if options.turns < 1:
+        raise UserError(f"--turns is {options.turns}; it must be 1 or more")
+    if options.port and not Path(options.port, "models", "networks.py").is_file():
+        raise UserError(f"--port {options.port} holds no models/networks.py")
+    if options.port and options.crop_size not in (128, 256):
+        raise UserError(f"--crop_size is {options.crop_size}; the port has networks for 128, 256")
+    return options
+
+
+if __name__ == "__main__":
+    cli.early(parse_arguments)  # --help and mistakes answer before the slow imports
+
+import contextlib
+import importlib.util
+import json
+import multiprocessing
+import re
+import statistics
+import time
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from config import Config
+from data.make_demo import DEMO_ROOT, make_demo
+from dataset import PairedDataset, load_pairs
+from engine.devices import device_of, origin, usable_cores
+from engine.fast import choose_precision, keep_heap
+from engine.files import write_text
+from engine.loading import TrainingOrder
+from tools.tables import STEP_COLUMNS, line, step_cells
+from train import build_model, prepare, step_function, train_step
+
+# ---- Variants of the step ---------------------------------------------------------------------
+
+
+def our_step(config: Config, device: torch.device):
+    """train.py's step with this configuration: (x, y) -> losses."""
+    return step_function(prepare(build_model(config, device), config), config)
+
+
+def port_step(folder: str, config: Config, device: torch.device):
+    """The PyTorch port's step: its networks and losses, in the order of its pix2pix model."""
+    path = Path(folder, "models", "networks.py")
+    spec = importlib.util.spec_from_file_location("networks", path)
+    networks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(networks)
+    kind = {256: "unet_256", 128: "unet_128"}[config.crop_size]
+    with contextlib.redirect_stdout(None):
+        g = networks.define_G(3, 3, config.base_channels, kind, norm="batch", use_dropout=True)
+        d = networks.define_D(6, config.discriminator_channels, "basic", norm="batch")
+    g, d = g.to(device), d.to(device)
+    gan_loss, l1_loss = networks.GANLoss("vanilla").to(device), torch.nn.L1Loss()
+    adam_g, adam_d = (torch.optim.Adam(n.parameters(), lr=2e-4, betas=(0.5, 0.999)) for n in (g, d))
+
+    def step(x, y):
+        fake = g(x)
+        d.requires_grad_(True)
+        adam_d.zero_grad()
+        loss_fake = gan_loss(d(torch.cat([x, fake], 1).detach()), False)
+        loss_real = gan_loss(d(torch.cat([x, y], 1)), True)
+        ((loss_fake + loss_real) * 0.5).backward()
+        adam_d.step()
+        d.requires_grad_(False)
+        adam_g.zero_grad()
+        (gan_loss(d(torch.cat([x, fake], 1)), True) + l1_loss(fake, y) * 100.0).backward()
+        adam_g.step()
+
+    return step
+
+
+# ---- Timing -----------------------------------------------------------------------------------
+
+
+def serve(connection, make_step, batch_size: int, size: int, device: torch.device) -> None:
+    """In a variant's process: takes as many steps as the connection asks for, and answers with the
+    seconds of each; at 0, with the peak memory."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    x, y = (torch.rand(batch_size, 3, size, size, device=device) * 2 - 1 for _ in range(2))
+    step = make_step()
+    for count in iter(connection.recv, 0):
+        seconds = []
+        # Waiting for a GPU after every step would count the wait, so there it is a mean.
+        at_once = 1 if device.type == "cpu" else count
+        for _ in range(count // at_once):
+            start = time.perf_counter()
+            for _ in range(at_once):
+                step(x, y)
+            finish(device)
+            seconds.append((time.perf_counter() - start) / at_once)
+        connection.send(seconds)
+    connection.send(peak_memory(device))
+
+
+def finish(device: torch.device) -> None:
+    """Waits for a GPU."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """Peak GB of this process: on the GPU, else in total, where Linux reports it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    status = Path("/proc/self/status")
+    found = status.exists() and re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
+    return int(found[1]) * 1024 / 1e9 if found and device.type == "cpu" else None
+
+
+def measure(variants: dict, batch_size: int, size: int, device: torch.device, turns: int) -> dict:
+    """Median seconds per step and peak GB of each variant, without those that crashed."""
+    context = multiprocessing.get_context("spawn")
+    count = 3 if device.type == "cpu" else 20  # steps a turn
+    warm_up = 1  # turns that do not count; a CUDA graph is recorded in them
+    children, seconds = {}, {}
+    for name, make_step in variants.items():
+        ours, theirs = context.Pipe()
+        words = (theirs, make_step, batch_size, size, device)
+        children[name] = (context.Process(target=serve, args=words, daemon=True), ours)
+        children[name][0].start()
+        theirs.close()
+
+    def ask(name: str, steps: int):
+        try:
+            children[name][1].send(steps)
+            return children[name][1].recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            seconds.pop(name, None)  # it crashed
+
+    for turn in tqdm(range(turns + warm_up), f"batch {batch_size}", leave=False):
+        for name in variants if turn == 0 else list(seconds):
+            taken = ask(name, count)
+            if taken:
+                seconds[name] = seconds[name] + taken if turn > warm_up else taken
+    results = {name: (statistics.median(seconds[name]), ask(name, 0)) for name in list(seconds)}
+    for process, _ in children.values():
+        process.join()  # the next batch size needs the memory
+    return results
+
+
+def count_flops(config: Config) -> int:
+    """Floating-point operations of the convolutions of a textbook step."""
+    device = torch.device("meta")  # shapes alone, nothing is computed
+    model = build_model(config, device)
+    x, y = torch.empty(2, config.batch_size, 3, config.crop_size, config.crop_size, device=device)
+    with FlopCounterMode(display=False) as counter:
+        train_step(model, x, y, config)
+    return counter.get_total_flops()
+
+
+def machine_rates(precision: str, device: torch.device) -> tuple[float, float]:
+    """FLOP/s of a large matrix product, and bytes/s, read and written, of a large copy."""
+
+    def best_seconds(function) -> float:
+        taken = []
+        for _ in range(10):
+            finish(device)
+            start = time.perf_counter()
+            function()
+            finish(device)
+            taken.append(time.perf_counter() - start)
+        return min(taken)
+
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    side = 2048 if device.type == "cpu" else 8192
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    source = torch.ones(2**26, device=device)
+    target = torch.empty_like(source)
+    flop_rate = 2 * side**3 / best_seconds(lambda: a @ b)
+    return flop_rate, 2 * source.nbytes / best_seconds(lambda: target.copy_(source))
+
+
+def loading_rates(config: Config) -> dict[str, float]:
+    """Pairs per second: from memory, and from files with one process and one per core."""
+    keep_heap(config.batch_size)  # as in training
+    rates = {}
+    for name, fields in {
+        "from memory": {},
+        "from files, 1 process": {"cache_gb": 0.0, "num_workers": 1},
+        f"from files, {usable_cores()} processes": {"cache_gb": 0.0, "num_workers": -1},
+    }.items():
+        data = PairedDataset(replace(config, **fields), "train")
+        order = TrainingOrder(len(data), config.batch_size, 10**9, config.seed)  # never ends
+        batches = iter(load_pairs(data, order))
+        for _ in range(50):  # processes start, queues fill
+            next(batches)
+        start, pairs = time.perf_counter(), 0
+        while time.perf_counter() - start < 2:
+            pairs += len(next(batches)["name"])
+        rates[name] = pairs / (time.perf_counter() - start)
+        del batches
+    return rates
+
+
+# ---- The tables -------------------------------------------------------------------------------
+
+
+def show(cells) -> None:
+    print(line(cells), flush=True)
+
+
+def step_table(configs: list[Config], device: torch.device, turns: int, port: str | None) -> tuple:
+    """Prints the table of the steps, as they are measured. Returns its rows and the rates of the
+    floor."""
+    config = configs[0]
+    flop_rate, byte_rate = machine_rates(config.precision, device)
+    flops = count_flops(replace(config, batch_size=1))
+    networks = build_model(config, torch.device("meta"))[:2]
+    # Adam reads weight, gradient and both moments, and writes all but the gradient.
+    adam_bytes = 7 * 4 * sum(p.numel() for network in networks for p in network.parameters())
+    show(STEP_COLUMNS)
+    show(["---"] * len(STEP_COLUMNS))
+    rows = []
+    for config in configs:
+        fp32, batch = replace(config, precision="fp32"), config.batch_size
+        variants = {
+            "textbook fp32": partial(our_step, replace(fp32, fast=False), device),
+            "ours fp32": partial(our_step, fp32, device),
+        }
+        if config.precision == "bf16":
+            variants["ours bf16"] = partial(our_step, config, device)
+        if port:
+            variants["the port, fp32"] = partial(port_step, port, config, device)
+        results = measure(variants, batch, config.crop_size, device, turns)
+        textbook, _ = results.get("textbook fp32", (None, None))
+        for name in variants:
+            if name not in results:
+                show([batch, name, "crashed, perhaps for lack of memory"] + [""] * 5)
+                continue
+            seconds, memory = results[name]
+            row = {
+                "batch": batch,
+                "variant": name,
+                "ms/step": seconds * 1e3,
+                "images/s": batch / seconds,
+                "TFLOP/s": batch * flops / seconds / 1e12,
+                "of floor": (batch * flops / flop_rate + adam_bytes / byte_rate) / seconds,
+                "peak GB": memory,
+                "speed": textbook and textbook / seconds,
+            }
+            rows.append(row)
+            show(step_cells(row))
+    return rows, {"TFLOP/s": flop_rate / 1e12, "GB/s": byte_rate / 1e9}
+
+
+def main(argv=None) -> int:
+    options = parse_arguments(argv)
+    device = device_of(options.device)
+    config = Config(
+        device=options.device,
+        crop_size=options.crop_size,
+        load_size=options.crop_size * 286 // 256,
+        depth=options.depth,
+        base_channels=options.base_channels,
+        discriminator_channels=options.base_channels,
+        data_root=options.data_root,
+        precision=choose_precision("auto", device)[0],
+    )
+    default = (1, 8) if device.type == "cpu" else (1, 4, 16, 64)
+    configs = [replace(config, batch_size=size) for size in options.batch_sizes or default]
+
+    made = origin(device)
+    print(f"{made['machine']}; {made['versions']}")
+    if Path(config.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
+        make_demo(DEMO_ROOT)
+    loading = loading_rates(config)  # first, so that bad data cost no minutes
+    print("pairs/s:", ", ".join(f"{name} {rate:.0f}" for name, rate in loading.items()), "\n")
+    steps, rates = step_table(configs, device, options.turns, options.port)
+    if options.output:
+        content = {
+            **made,
+            "crop_size": config.crop_size,
+            "rates": {**rates, "precision": config.precision},
+            "steps": steps,
+            "loading": loading,
+        }
+        write_text(options.output, json.dumps(content, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

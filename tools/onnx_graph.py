@@ -1,0 +1,110 @@
+"""The generator as an ONNX graph, built node by node.
+
+Not by torch.onnx: it writes the noise as Dropout, which onnxruntime strips when it loads a model;
+and one of its exporters is deprecated, while the other accepts the mirrored padding in PyTorch 2.6
+and not in 2.15.
+"""
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from torch import nn
+
+from generator import UNetGenerator
+
+
+class Graph:
+    """Collects nodes and constants. A node is named after its output."""
+
+    def __init__(self):
+        self.nodes, self.constants = [], []
+
+    def add(self, operator: str, *inputs, name: str | None = None, **attributes) -> str:
+        """Adds a node and returns its name. Inputs are names of nodes, or arrays (constants)."""
+        name, names = name or f"{operator}_{len(self.nodes)}", list(inputs)
+        for i, value in enumerate(inputs):
+            if not isinstance(value, str):
+                names[i] = f"{name}_{i}"
+                self.constants.append(numpy_helper.from_array(np.asarray(value), names[i]))
+        self.nodes.append(helper.make_node(operator, names, [name], name, **attributes))
+        return name
+
+    def layer(self, x: str, layer: nn.Module) -> str:
+        """Adds a layer of the generator."""
+        weights = [parameter.numpy() for parameter in layer.parameters()]
+        if isinstance(layer, nn.Sequential):
+            for part in layer:
+                x = self.layer(x, part)
+            return x
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            operator = "Conv" if isinstance(layer, nn.Conv2d) else "ConvTranspose"
+            return self.add(operator, x, *weights, strides=layer.stride, pads=2 * layer.padding)
+        if isinstance(layer, nn.BatchNorm2d | nn.InstanceNorm2d):
+            # BatchNorm with the statistics of one image (Section 3.3), at any batch size.
+            return self.add("InstanceNormalization", x, *weights, epsilon=layer.eps)
+        if isinstance(layer, nn.Upsample):
+            scales = np.float32([1, 1, layer.scale_factor, layer.scale_factor])
+            nearest = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+            return self.add("Resize", x, "", scales, mode=layer.mode, **nearest)
+        if isinstance(layer, nn.LeakyReLU):
+            return self.add("LeakyRelu", x, alpha=layer.negative_slope)
+        return self.add({nn.ReLU: "Relu", nn.Tanh: "Tanh"}[type(layer)], x)
+
+    def dropout(self, x: str, share: float) -> str:
+        """Adds dropout that stays on at inference."""
+        dropped = self.add("Less", self.add("RandomUniformLike", x), np.float32(share))
+        return self.add("Where", dropped, np.float32(0), self.add("Div", x, np.float32(1 - share)))
+
+    def mirrored(self, x: str, axis: int, side: str, multiple: int) -> str:
+        """Pads x along an axis to a multiple with its mirror image, as np.pad's "symmetric" does:
+        with r = i mod 2 side, pixel i is pixel r of x or 2 side - 1 - r, whichever is less."""
+        one, multiple = np.int64(1), np.int64(multiple)
+        multiples = self.add("Div", self.add("Add", side, multiple - one), multiple)
+        pixels = self.add("Range", np.int64(0), self.add("Mul", multiples, multiple), one)
+        double = self.add("Add", side, side)
+        pixels = self.add("Mod", pixels, double)
+        mirror = self.add("Sub", self.add("Sub", double, one), pixels)
+        return self.add("Gather", x, self.add("Min", pixels, mirror), axis=axis)
+
+    def generator(self, x: str, generator: UNetGenerator, noise: bool) -> str:
+        """Adds `UNetGenerator.forward` for any size. The last node is called "output"."""
+        shape, skips = self.add("Shape", x), []
+        for axis in (2, 3):
+            side = self.add("Gather", shape, np.int64(axis))
+            x = self.mirrored(x, axis, side, 2**generator.depth)
+        for layer in generator.encoder:
+            x = self.layer(x, layer)
+            skips.append(x)
+        skips.pop()
+        for i, layer in enumerate(generator.decoder):
+            x = self.layer(x, layer)
+            if noise and i in generator.dropped:
+                x = self.dropout(x, generator.dropout)
+            skip = skips.pop()
+            if generator.joins_skips:
+                x = self.add("Concat", x, skip, axis=1)
+        x = self.layer(x, generator.output)
+        start, axes = np.int64([0, 0]), np.int64([2, 3])
+        size = self.add("Gather", shape, axes)
+        return self.add("Slice", x, start, size, axes, name="output")
+
+
+def onnx_model(generator: UNetGenerator, noise: bool, metadata: dict[str, str]) -> ModelProto:
+    """A generator as an ONNX model: "input" (N, in_channels, H, W) -> "output" (N, out_channels, H,
+    W), float32 in [-1, 1]."""
+    graph = Graph()
+    graph.generator("input", generator, noise)
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", channels, "H", "W"])]
+        for name, channels in (
+            ("input", generator.in_channels),
+            ("output", generator.out_channels),
+        )
+    ]
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, "generator", *ends, graph.constants),
+        producer_name="pix2pix",
+        opset_imports=[helper.make_opsetid("", 13)],  # the oldest with all of it, for old runtimes
+        ir_version=7,
+    )
+    helper.set_model_props(model, metadata)
+    return model
