@@ -90,13 +90,10 @@ class Config:
     def check(self, name: str, holds, rule: str) -> None:
         if not holds:
             multiple = 2**self.depth
-            values = {
-                "multiple": multiple,
-                "near": max(1, round(self.crop_size / multiple)) * multiple,
-                "smallest": self.smallest_size,
-                "channels": " and ".join(map(str, CHANNELS.get(self.task, ()))),
-            }
-            rule = rule.format(**vars(self), **values)
+            near = max(1, round(self.crop_size / multiple)) * multiple
+            channels = " and ".join(map(str, CHANNELS.get(self.task, ())))
+            values = {**vars(self), "multiple": multiple, "near": near, "channels": channels}
+            rule = rule.format(**values, smallest=self.smallest_size)
             raise UserError(f"{name} is {getattr(self, name)!r}; it {rule}")
 
     @property

@@ -119,8 +119,6 @@ class PairedDataset(Dataset):
             raise UserError(f"{root} has folders A and B; choose one with --part A or --part B")
         find = find_photos if self.task.from_photos else find_pairs
         self.split, self.pairs = find(root, split, self.refuse)
-        if split == "train":
-            self.warn_about_shape()
         limit = config.limit or len(self.pairs)
         if config.bad_files == "stop":  # otherwise, bad files do not count
             self.pairs = self.pairs[:limit]
@@ -181,18 +179,6 @@ class PairedDataset(Dataset):
             )
         self.skipped.append(str(error))
 
-    def warn_about_shape(self) -> None:
-        """Prints a message if the first file looks like photos instead of pairs, or vice versa."""
-        for file, b in [pair[1:] for pair in self.pairs[:1]]:
-            try:
-                width, height = read_image(file).size
-            except UserError:
-                return  # reported when it is used
-            if self.task.from_photos and self.part == "whole" and width == 2 * height:
-                print(f"{file} is twice as wide as high; if it is a pair, --part A takes its left")
-            if not self.task.from_photos and not b and width == height:
-                print(f"{file} is square; is its left half A and its right half B?")
-
     def fingerprint(self) -> str:
         """A hash of the names of the pairs in their order."""
         names = "\n".join(pair.name for pair in self.pairs)
@@ -251,9 +237,7 @@ def list_skipped(skipped: list[str], folder: Path) -> None:
 
 def main(argv=None) -> int:
     """Reads every file of every split as training would, and prints a line for each bad one.
-
-    Returns the exit code: 2 if there are any.
-    """
+    Returns the exit code: 2 if there are any."""
     config = parse_arguments(argv)
     if not Path(config.data_root).is_dir():
         find_pairs(Path(config.data_root), "train")  # raises

@@ -70,7 +70,7 @@ from engine.files import write_text
 from engine.gallery import Gallery
 from engine.hub import is_export
 from engine.images import plan_outputs, read_image, save_image, to_image, to_tensor
-from metrics.distances import Distances
+from metrics.distances import check_inception, distances
 from metrics.images import score
 from metrics.labels import LabelReader, read_classes
 from metrics.palettes import Palette, find_palette
@@ -83,11 +83,9 @@ GRID_IMAGES = 12
 
 
 def translations(generator: nn.Module, dataset: PairedDataset, seed: int = 0, noise: bool = True):
-    """Translates the pairs of a dataset one by one; see `utils.generate` about noise.
-
-    Yields (name, x, G(x), y), images (C, H, W) in [-1, 1]. The noise of every image starts from
-    `seed`, so its translation does not depend on others.
-    """
+    """Translates the pairs of a dataset one by one; see `utils.generate` about noise. Yields (name,
+    x, G(x), y), images (C, H, W) in [-1, 1]. The noise of every image starts from `seed`, so its
+    translation does not depend on others."""
     device = next(generator.parameters()).device
     for batch in load_pairs(dataset):
         pair = {key: value[0] for key, value in batch.items()}
@@ -97,10 +95,8 @@ def translations(generator: nn.Module, dataset: PairedDataset, seed: int = 0, no
 
 
 def validate(generator: nn.Module, dataset: PairedDataset) -> tuple[dict, Image.Image]:
-    """The mean L1, PSNR and SSIM of a dataset, and a grid of its first `sample_images`.
-
-    The noise is its own, so training is unaffected.
-    """
+    """The mean L1, PSNR and SSIM of a dataset, and a grid of its first `sample_images`. The noise
+    is its own, so training is unaffected."""
     scores, grid = [], []
     device = next(generator.parameters()).device
     on = device if device.type == "cuda" else "cpu"  # SSIM is slow on a CPU
@@ -151,9 +147,8 @@ def evaluate_split(
     makes_labels = config.direction == "AtoB" and config.out_channels == 3
     scores = SplitScores(palette if makes_labels else None)
     reader = label_reader(scorer, config) if scorer else None
-    if inception and len(dataset) < 2:
-        raise UserError(f"FID and KID compare sets of images; {split} has only one")
-    distances = Distances(inception, next(generator.parameters()).device) if inception else None
+    if inception:
+        check_inception(inception)
 
     gallery = Gallery(str(folder), command_line(), config)
     rows, grid = {}, []
@@ -168,14 +163,13 @@ def evaluate_split(
         gallery.add(name, images, rows[name])
         if reader:
             reader.add(true, output, y)
-        if distances:
-            distances.add(output, y)
         if len(grid) < GRID_IMAGES:
             grid.append((x, output, y))
 
-    means = {}
-    for part in (scores, reader, distances):
-        means |= part.summary() if part else {}
+    means = scores.summary() | (reader.summary() if reader else {})
+    if inception:
+        outputs, targets = ([folder / d / f"{n}.png" for n in rows] for d in ("output", "target"))
+        means |= distances(outputs, targets, inception, next(generator.parameters()).device)
     summary = {"split": dataset.split, "images": len(rows), "seed": seed, "dropout": noise, **means}
     save_image(sample_grid(grid, across=3), folder / "grid.png")
     write_scores(rows, summary, folder)

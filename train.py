@@ -31,10 +31,7 @@ def parse_arguments(argv=None) -> Namespace:
 
 
 def describe(options: Namespace) -> None:
-    if options.resume:
-        print(f"resuming {options.resume}")
-    else:
-        print(f"training {options.config.folder} on {options.config.data_root}")
+    print(f"resuming {options.resume}" if options.resume else f"training {options.config.folder}")
 
 
 if __name__ == "__main__":
@@ -144,12 +141,9 @@ GAN_LOSSES = {"cross_entropy": cross_entropy, "least_squares": least_squares}
 
 
 def train_step(model: Model, x: Tensor, y: Tensor, config: Config) -> Tensor:
-    """Updates the discriminator, then the generator (Sections 3.1 and 3.3).
-
-    x: (B, C, H, W) input, y: (B, C', H, W) target, both in [-1, 1].
-    Returns the losses of D, of G's GAN term and of its L1 term, (3,); only the last, (1,), without
-    a discriminator.
-    """
+    """Updates the discriminator, then the generator (Sections 3.1 and 3.3). x: (B, C, H, W) input,
+    y: (B, C', H, W) target, both in [-1, 1]. Returns the losses of D, of G's GAN term and of its L1
+    term, (3,); only the last, (1,), without a discriminator."""
     generator, discriminator, optimizer_g, optimizer_d, _ = model
     gan_loss = GAN_LOSSES[config.gan_loss]
     condition = (x,) if config.conditional else ()  # a GAN's D sees y alone (Section 4.2)
@@ -195,8 +189,8 @@ def set_learning_rate(model: Model, config: Config, epoch: int) -> float:
 def update_average(model: Model, decay: float) -> None:
     """Moves the EMA of the generator's weights, if there is one, toward the weights."""
     if model.average:
-        pairs = zip(model.average.parameters(), model.generator.parameters(), strict=True)
-        for mean, weight in pairs:
+        weights = model.generator.parameters()
+        for mean, weight in zip(model.average.parameters(), weights, strict=True):
             mean.lerp_(weight, 1 - decay)
 
 
@@ -204,14 +198,12 @@ def update_average(model: Model, decay: float) -> None:
 
 
 def train(config: Config, checkpoint: dict | None = None) -> int:
-    """Trains to the end of `config.epochs`, from the start or from a checkpoint.
-
-    Returns the exit code: 0, or 128 + the number of the signal that stopped it. Raises UserError.
-    """
+    """Trains to the end of `config.epochs`, from the start or from a checkpoint. Returns the exit
+    code: 0, or 128 + the number of the signal that stopped it. Raises UserError."""
     with Processes(device_of(config.device)) as processes:
         config = settle(config, processes)
         data = PairedDataset(config, "train")
-        validation = PairedDataset(config, "val") if processes.first else ()
+        validation = PairedDataset(config, "val") if processes.first else data
         print(f"{len(data)} training pairs, {len(validation)} validation pairs")
         model = prepare(build_model(config, processes.device), config)
         processes.draw_own_noise(config.seed)
@@ -281,18 +273,11 @@ def settle(config: Config, processes: Processes) -> Config:
 
 def build_run(config: Config, data: PairedDataset, model: Model, processes: Processes) -> Run:
     """What the run writes and when."""
-    order = TrainingOrder(
-        len(data),
-        config.batch_size,
-        config.epochs,
-        config.seed,
-        rank=processes.rank,
-        processes=processes.size,
-    )
+    sizes = (len(data), config.batch_size, config.epochs, config.seed)
     return Run(
         folder=config.folder,
         parts={name: part for name, part in model._asdict().items() if part is not None},
-        order=order,
+        order=TrainingOrder(*sizes, rank=processes.rank, processes=processes.size),
         data=data.fingerprint(),
         schedule=Schedule(**{f.name: getattr(config, f.name) for f in fields(Schedule)}),
         processes=processes,

@@ -26,7 +26,7 @@ from config import Config, UserError, config_from_dict
 from discriminator import PatchDiscriminator
 from engine import hub
 from engine.devices import choose_device, own_randomness
-from engine.files import damage, flush_to_disk, replacing, tensors_of
+from engine.files import damage, replacing, tensors_of
 from engine.images import image_grid, to_image, to_mode, to_tensor
 from generator import EncoderDecoderGenerator, UNetGenerator
 from tasks import task_of
@@ -39,36 +39,24 @@ CHECKPOINT_FORMAT = 1
 def build_generator(config: Config) -> UNetGenerator:
     """The untrained generator of a configuration."""
     kind = {"unet": UNetGenerator, "encoder_decoder": EncoderDecoderGenerator}[config.generator]
-    return kind(
-        config.in_channels,
-        config.out_channels,
-        config.base_channels,
-        config.depth,
-        config.dropout,
-        config.norm,
-        config.upsampling,
-        config.dropout_layers,
-    )
+    shape = (config.in_channels, config.out_channels, config.base_channels, config.depth)
+    options = (config.dropout, config.norm, config.upsampling, config.dropout_layers)
+    return kind(*shape, *options)
 
 
 def build_discriminator(config: Config) -> PatchDiscriminator:
     """The untrained discriminator of a configuration."""
-    return PatchDiscriminator(
-        config.out_channels + (config.in_channels if config.conditional else 0),
-        config.discriminator_channels,
-        config.receptive_field,
-        config.norm,
-    )
+    channels = config.out_channels + (config.in_channels if config.conditional else 0)
+    shape = (channels, config.discriminator_channels, config.receptive_field)
+    return PatchDiscriminator(*shape, config.norm)
 
 
 def load_generator(path: str | Path, device: str = "cpu", ema: bool = True) -> UNetGenerator:
-    """The trained generator of a run folder or a checkpoint file, ready for `translate`.
-
-    Also of a folder written by tools.export, and of such a folder on the Hugging Face Hub,
-    "hf://owner/name" or "hf://owner/name@revision". `device` as in config.py. If the run keeps an
-    EMA of the weights, it is taken, or with `ema=False` the weights themselves. The result's
-    `.config` is the configuration it was trained with. Raises UserError.
-    """
+    """The trained generator of a run folder or a checkpoint file, ready for `translate`. Also of a
+    folder written by tools.export, and of such a folder on the Hugging Face Hub, "hf://owner/name"
+    or "hf://owner/name@revision". `device` as in config.py. If the run keeps an EMA of the weights,
+    it is taken, or with `ema=False` the weights themselves. The result's `.config` is the
+    configuration it was trained with. Raises UserError."""
     if hub.is_export(path):
         folder = hub.hub_folder(path) if hub.is_on_hub(path) else Path(path)
         checkpoint = hub.read_export(folder)
@@ -85,9 +73,7 @@ def load_generator(path: str | Path, device: str = "cpu", ema: bool = True) -> U
 
 def load_discriminator(path: str | Path, device: str = "cpu") -> PatchDiscriminator:
     """The trained discriminator of a run folder or a checkpoint file, with `.config` as above.
-
-    Raises UserError, also if the run had no adversarial loss.
-    """
+    Raises UserError, also if the run had no adversarial loss."""
     checkpoint = load_checkpoint(path)
     if "discriminator" not in checkpoint:
         raise UserError(f"{path} has no discriminator")
@@ -117,11 +103,9 @@ def with_weights(build, checkpoint: dict, name: str, path: str | Path) -> nn.Mod
 
 @torch.inference_mode()
 def generate(generator: nn.Module, x: Tensor, seed: int = 0, noise: bool = True) -> Tensor:
-    """G(x, z) with z drawn from `seed`. Other random numbers are unaffected.
-
-    x: (B, C, H, W) in [-1, 1], H and W multiples of 2**depth. Use B = 1, as the paper does: norms
-    use the statistics of the batch, so its images change each other.
-    """
+    """G(x, z) with z drawn from `seed`. Other random numbers are unaffected. x: (B, C, H, W) in
+    [-1, 1], H and W multiples of 2**depth. Use B = 1, as the paper does: norms use the statistics
+    of the batch, so its images change each other."""
     with own_randomness(seed, x.device):
         return generator(x, noise=noise)
 
@@ -144,12 +128,10 @@ def translate(
     mask: Image.Image | None = None,
 ) -> Image.Image:
     """Translates an image of any size and mode into one of the same size; a super_resolution
-    generator enlarges it.
-
-    The noise is dropout, which is part of the method and stays on after `.eval()`: another `seed`
-    draws another, `noise=False` turns it off. For inpainting, `mask` is an image of the same size,
-    white where it is to be filled. Raises UserError on a mask that does not fit.
-    """
+    generator enlarges it. The noise is dropout, which is part of the method and stays on after
+    `.eval()`: another `seed` draws another, `noise=False` turns it off. For inpainting, `mask` is
+    an image of the same size, white where it is to be filled. Raises UserError on a mask that does
+    not fit."""
     task = task_of(generator.config)
     x = to_tensor(np.asarray(to_mode(image, task.channels)))
     if mask is not None:
@@ -164,10 +146,8 @@ def translate(
 
 
 def sample_grid(groups: list[tuple[Tensor, ...]], across: int = 1) -> Image.Image:
-    """Draws groups of images, such as input | output | target, `across` groups in a row.
-
-    Each image is (C, H, W) in [-1, 1], C 1 or 3; all have one size.
-    """
+    """Draws groups of images, such as input | output | target, `across` groups in a row. Each image
+    is (C, H, W) in [-1, 1], C 1 or 3; all have one size."""
     rows = [groups[i : i + across] for i in range(0, len(groups), across)]
     return image_grid([[image for group in row for image in group] for row in rows])
 
@@ -180,12 +160,10 @@ class DamagedError(UserError):
 
 
 def save_checkpoint(path: Path, config: Config, **state) -> None:
-    """Writes a checkpoint, atomically, and verifies that it can be read back.
-
-    `state` is what resuming needs: tensors, numbers, strings and containers of them, so that
-    loading it runs no code. latest.pt becomes previous.pt once its successor is verified, unless it
-    is damaged. Raises UserError.
-    """
+    """Writes a checkpoint, atomically, and verifies that it can be read back. `state` is what
+    resuming needs: tensors, numbers, strings and containers of them, so that loading it runs no
+    code. latest.pt becomes previous.pt once its successor is verified, unless it is damaged. Raises
+    UserError."""
     checkpoint = {
         "format": CHECKPOINT_FORMAT,
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
@@ -193,18 +171,13 @@ def save_checkpoint(path: Path, config: Config, **state) -> None:
         **state,
     }
     with replacing(path) as temporary:
-        with open(temporary, "wb") as file:
+        with open(temporary, "wb") as file:  # to a path, torch.save hides the errors of a full disk
             torch.save(checkpoint, file)
-            flush_to_disk(file)
         reason = damage(temporary)
         if reason:
             raise UserError(f"{path} was damaged while it was written ({reason}): check the disk")
         if path.name == "latest.pt" and path.exists() and not damage(path):
             os.replace(path, path.with_name("previous.pt"))
-    if os.name == "posix":  # the renaming must reach the disk, too
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
 
 
 def run_folder(path: str | Path) -> Path:
@@ -226,11 +199,8 @@ def checkpoint_files(path: str | Path) -> list[Path]:
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """Loads a checkpoint of a run folder or a file, on the CPU.
-
-    If the newest one of a run is damaged, prints a message and falls back to the one before. Raises
-    UserError.
-    """
+    """Loads a checkpoint of a run folder or a file, on the CPU. If the newest one of a run is
+    damaged, prints a message and falls back to the one before. Raises UserError."""
     files = checkpoint_files(path)
     if not files:
         if Path(path).is_dir():
@@ -265,18 +235,15 @@ def read_checkpoint(path: Path) -> dict:
     values = checkpoint if isinstance(checkpoint, dict) else {}
     version = values.get("format")
     if type(version) is int and version > CHECKPOINT_FORMAT:
-        raise UserError(
-            f"{path} has checkpoint format {version}, this version reads up to "
-            f"{CHECKPOINT_FORMAT}; update the code"
-        )
+        newest = f"this version reads up to {CHECKPOINT_FORMAT}; update the code"
+        raise UserError(f"{path} has checkpoint format {version}, {newest}")
     known = all(isinstance(values.get(name), kind) for name, kind in kinds.items())
-    if not known or version < 1 or not 0 <= values["step"] < 2**63:
-        raise UserError(f"{path} is not a checkpoint of this project")
     tensors = list(tensors_of(values))
-    if any(tensor.is_meta or tensor.layout != torch.strided for tensor in tensors):
-        raise UserError(f"{path} is not a checkpoint of this project: it has sparse or no values")
-    if sum(tensor.nbytes for tensor in tensors) > path.stat().st_size:
-        raise UserError(f"{path} is not a checkpoint of this project: it declares huge tensors")
+    plain = not any(tensor.is_meta or tensor.layout != torch.strided for tensor in tensors)
+    # A small file can declare tensors of any size, all views of one value.
+    fits = plain and sum(tensor.nbytes for tensor in tensors) <= path.stat().st_size
+    if not (known and fits and version >= 1 and 0 <= values["step"] < 2**63):
+        raise UserError(f"{path} is not a checkpoint of this project")
     for name in ("generator", "average", "discriminator"):
         if isinstance(values.get(name), dict):
             # Prefixes of torch.compile and DistributedDataParallel.

@@ -1,7 +1,6 @@
 """Command lines: options from a dataclass, user mistakes in one line, answers before slow imports.
 
-Every script has the same frame. `parse_arguments` needs no slow import; `early` calls it first, so
-that --help and mistakes are answered at once:
+Every script has the same frame, so that --help and mistakes are answered at once:
 
     if __name__ == "__main__":
         cli.early(parse_arguments)
@@ -88,12 +87,8 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser that raises UserError and names the nearest option."""
 
     def __init__(self, description: str, usage: str | None = None):
-        super().__init__(
-            usage=usage,
-            description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        raw = argparse.RawDescriptionHelpFormatter
+        super().__init__(None, usage, description, formatter_class=raw, allow_abbrev=False)
 
     def error(self, message: str):
         raise UserError(f"{message} (see --help)")
@@ -138,11 +133,9 @@ def add_fields(parser: argparse.ArgumentParser, defaults, title: str) -> None:
 
 
 def parse_preset(parser: Parser, presets: dict, default: str, argv=None):
-    """Parses `[PRESET] [--field value ...]` besides the options that `parser` already has.
-
-    Returns the parsed options, with `.preset` the name given or None, and the given fields of the
-    presets' dataclass. Raises UserError.
-    """
+    """Parses `[PRESET] [--field value ...]` besides the options that `parser` already has. Returns
+    the parsed options, with `.preset` the name given or None, and the given fields of the presets'
+    dataclass. Raises UserError."""
     known = ", ".join(presets)
     parser.add_argument("preset", nargs="?", metavar="PRESET", help=f"{known} (default: {default})")
     words = sys.argv[1:] if argv is None else list(argv)

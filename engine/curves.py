@@ -69,10 +69,8 @@ def draw_curves(run: str | Path) -> Path | None:
 
 
 def draw_progress(run: str | Path) -> Path | None:
-    """Draws the samples over the epochs, progress.png and progress.gif, into a run folder.
-
-    Returns the path of the first, or None if there are no samples.
-    """
+    """Draws the samples over the epochs, progress.png and progress.gif, into a run folder. Returns
+    the path of the first, or None if there are no samples."""
     files = (Path(run) / "samples").glob("epoch_*.png")
     found = {re.fullmatch(r"epoch_(\d+)", file.stem): file for file in files}
     grids = dict(sorted((int(match[1]), file) for match, file in found.items() if match))

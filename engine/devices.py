@@ -17,18 +17,15 @@ from engine.cli import UserError
 
 def choose_device(name: str) -> torch.device:
     """The device called `name`; auto is CUDA, else MPS, else the CPU. Raises UserError."""
+    mps = torch.backends.mps.is_available()
     if name == "auto":
-        if torch.cuda.is_available():
-            name = "cuda"
-        else:
-            name = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"device is {name!r}; it must be auto, cpu, cuda, cuda:N or mps") from error
-    no_cuda = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
-    no_mps = device.type == "mps" and not torch.backends.mps.is_available()
-    if no_cuda or no_mps:
+    count = {"cuda": torch.cuda.device_count(), "mps": int(mps)}.get(device.type, 1)
+    if (device.index or 0) >= count:
         raise UserError(f"device is {name!r}; torch finds none on this machine")
     return device
 
@@ -38,7 +35,7 @@ def device_of(name: str) -> torch.device:
     a machine takes its own GPU. Raises UserError."""
     if name.startswith("cuda:") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
-            f"device is {name!r}, but each of several processes needs its own GPU; leave it at auto"
+            f"device is {name!r}, but every process needs its own GPU; leave it at auto"
         )
     device = choose_device(name)
     if device.type == "cuda":

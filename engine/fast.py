@@ -18,8 +18,6 @@ from torch.optim import Adam
 # Adam warns when something a graph could record runs outside of one, as the first steps do.
 warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
 
-# ---- Precision --------------------------------------------------------------------------------
-
 
 def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
     """fp32 or bf16 for auto, fp32 or bf16; and the reason."""
@@ -37,10 +35,8 @@ def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
 
 
 def bfloat16_gain() -> float:
-    """How many times as fast a typical convolution is in bf16 as in fp32 on this CPU.
-
-    Measured in CPU time on one thread, so that other processes do not change the result.
-    """
+    """How many times as fast a typical convolution is in bf16 as in fp32 on this CPU, by the CPU
+    time of one thread, which other processes do not change."""
     seconds = {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -56,11 +52,8 @@ def bfloat16_gain() -> float:
 
 
 def use_bfloat16(network: nn.Module, last: nn.Module) -> None:
-    """Makes a network compute in bf16 where that is safe, in place.
-
-    Its `last` layer stays in fp32, as nothing after it would average its rounding out. So do
-    weights, the statistics of norms, the output and with it the losses.
-    """
+    """Makes a network compute in bf16, in place. In fp32 stay weights, the statistics of norms, the
+    `last` layer, whose rounding nothing would average out, and with it the losses."""
     device = next(network.parameters()).device.type
     inside, outside = last.forward, network.forward
 
@@ -75,16 +68,11 @@ def use_bfloat16(network: nn.Module, last: nn.Module) -> None:
     last.forward, network.forward = full, mixed
 
 
-# ---- All devices ------------------------------------------------------------------------------
-
-
 def speed_up(networks: list[nn.Module], precision: str, x: Tensor) -> bool:
     """Prepares networks, in place, for training on batches like `x`, (B, C, H, W), which the first
-    network takes. Weights keep their names. Returns whether Adam should be `fused`.
-
-    On a CPU in fp32 at batch 1, results stay equal bit by bit. Otherwise they differ by rounding:
-    convolutions work in the channels-last layout, which their fast implementations use.
-    """
+    network takes. Returns whether Adam should be `fused`. On a CPU in fp32 at batch 1, results stay
+    equal bit by bit; otherwise they differ by rounding, as fast convolutions use the channels-last
+    layout."""
     device = next(networks[0].parameters()).device.type
     modules = [module for network in networks for module in network.modules()]
     if device == "cuda":
@@ -129,17 +117,10 @@ def match_layout(network: nn.Module, other: nn.Module) -> None:
         weight.data = torch.empty_like(example).copy_(weight)
 
 
-# ---- CPU --------------------------------------------------------------------------------------
-
-
 def keep_heap(batch_size: int) -> None:
-    """Keeps freed memory in the process: the next step needs as much.
-
-    The C library returns large blocks to the system, which hands them out again page by page and
-    zeroed: a quarter of a step at batch 1. Blocks larger than a batch's activations, the gradients
-    of the largest weights, are still returned: kept, they would fragment the heap and raise its
-    peak. glibc only; elsewhere nothing happens.
-    """
+    """Keeps freed memory in the process, as the next step needs as much. The C library would return
+    large blocks to the system, which zeroes them: a quarter of a step at batch 1. Blocks larger
+    than a batch's activations are still returned, as they would fragment the heap. glibc only."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
@@ -150,12 +131,10 @@ def keep_heap(batch_size: int) -> None:
 
 
 def matching_gradient(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-    """A forward hook for norms: their gradient arrives in the memory layout of the output.
-
-    Where tensors were concatenated it arrives as a slice, on which PyTorch's batch norm backward is
-    10 to 40 times slower: a tenth of a step at batch 8. From a matrix product it may arrive
-    transposed, and at batch 1 PyTorch's result can then be wrong (seen in 2.6 and 2.15).
-    """
+    """A forward hook for norms: gives their gradient the memory layout of the output. A slice of
+    concatenated tensors makes PyTorch's batch norm backward 10 to 40 times slower, a tenth of a
+    step at batch 8; transposed by a matrix product, at batch 1, its result can be wrong (seen in
+    2.6 and 2.15)."""
     if not output.requires_grad:
         return
     strides = output.stride()
@@ -174,11 +153,9 @@ SMALL = 256
 
 
 def small_convolutions(network: nn.Module, x: Tensor) -> list[nn.Module]:
-    """The 4x4 stride 2 convolutions that are faster as matrix products when `network` takes x.
-
-    They are the inner ones, with large weights and tiny images, where bf16 convolutions spend their
-    time on rearranging weights: a fifth of a step at batch 1.
-    """
+    """The 4x4 stride 2 convolutions that are faster as matrix products when `network` takes x: the
+    inner ones, with large weights and tiny images, for which bf16 convolutions spend their time on
+    rearranging weights. A fifth of a step at batch 1."""
     copy = deepcopy(network).to("meta")  # shapes without computation
     small = set()
 
@@ -214,17 +191,11 @@ def multiply_up(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:
 PRODUCTS = {nn.Conv2d: multiply_down, nn.ConvTranspose2d: multiply_up}
 
 
-# ---- GPU --------------------------------------------------------------------------------------
-
-
 class GraphedStep:
     """A training step recorded as a CUDA graph and replayed: one launch instead of thousands, which
-    at batch 1 take longer than the computation.
-
-    The first steps run unrecorded, while cuDNN chooses algorithms and Adam creates its state. Every
-    batch must have the shape of the first. Returns the losses in a tensor that the next step
-    overwrites.
-    """
+    at batch 1 take longer than the computation. The first steps run unrecorded, while cuDNN chooses
+    algorithms and Adam creates its state. Every batch must have the shape of the first. Returns the
+    losses in a tensor that the next step overwrites."""
 
     warm_up = 3
 

@@ -19,9 +19,7 @@ def flush_to_disk(file) -> None:
 @contextlib.contextmanager
 def replacing(path: str | Path):
     """Yields a temporary path to write to; it replaces `path` once it is complete and on disk.
-
-    Until then `path` is unchanged, whatever happens. Raises UserError if it cannot be written.
-    """
+    Until then `path` is unchanged, whatever happens. Raises UserError if it cannot be written."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -61,10 +59,8 @@ def read_json(path: Path) -> dict:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a file written by torch.save, None if nothing is.
-
-    Compares its contents with the checksums that torch.save stores and torch.load ignores.
-    """
+    """What is wrong with a file written by torch.save, None if nothing is. Compares its contents
+    with the checksums that torch.save stores and torch.load ignores."""
     try:
         with zipfile.ZipFile(path) as archive:
             # torch.save never compresses; a small compressed file could expand without limit.

@@ -60,8 +60,8 @@ def read_image(path: Path) -> Image.Image:
         with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                megapixels = f"{width}x{height}, {width * height / 1e6:.0f} megapixels"
-                raise UserError(f"it is {megapixels}; the limit is {MAX_PIXELS / 1e6:.0f}")
+                size = f"{width}x{height}, {width * height / 1e6:.0f} megapixels"
+                raise UserError(f"it is {size}; the limit is {MAX_PIXELS / 1e6:.0f}")
             if image.format == "PNG":  # Pillow checks its checksums only in verify()
                 image.verify()
                 image = Image.open(file, formats=("PNG",))
@@ -82,11 +82,8 @@ def save_image(image: Image.Image, path: Path) -> None:
 
 
 def to_mode(image: Image.Image, channels: int) -> Image.Image:
-    """The image as a viewer shows it, upright, in mode L (1 channel) or RGB (3).
-
-    Applies the EXIF orientation, scales 16 bits to 8 and blends transparency with white. Raises
-    UserError on 32-bit values, whose range is unknown.
-    """
+    """The image in mode L (1 channel) or RGB (3), with its EXIF orientation applied, 16 bits scaled
+    to 8 and transparency blended with white. Raises UserError on 32-bit values."""
     try:
         image.getexif()
     except Exception:  # damaged EXIF data; the pixels are fine
@@ -96,9 +93,7 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
     if image.mode.startswith("I;16"):  # Pillow's own conversion would clip or truncate
         image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise UserError(
-            f"32-bit values (mode {image.mode}) have no known range; save it with 8 or 16 bits"
-        )
+        raise UserError(f"32-bit values (mode {image.mode}) have no known range; save 8 or 16 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -106,12 +101,9 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
 
 
 def plan_outputs(source: Path, output: Path, others: Sequence[Path] = ()) -> dict[Path, Path]:
-    """Where the translation of each image goes: a PNG of its name, in the source's folders. Images
-    in an `output` within the source are earlier results and are left out.
-
-    Raises UserError if there is nothing to translate, or if a source or one of the `others` would
-    be overwritten.
-    """
+    """Where the translation of each image of `source` goes: a PNG of its name, in the same folders.
+    Images in an `output` within the source, earlier results, are left out. Raises UserError if
+    there are none, or if one of them or the `others` would be overwritten."""
     if source.is_dir():
         if output.resolve() == source.resolve():
             raise UserError(f"--output is the folder of the inputs, {source}; they would be lost")
@@ -209,10 +201,8 @@ GAP = 4  # px around each image of a grid
 
 
 def image_grid(rows: list[list[Tensor | Image.Image]], titles: list[str] = ()) -> Image.Image:
-    """Draws rows of images of one size on white, with a title above each column.
-
-    Images are tensors (C, H, W) in [-1, 1], C 1 or 3, or PIL images. Titles wrap.
-    """
+    """Draws rows of images of one size on white, with a title above each column. Images are tensors
+    (C, H, W) in [-1, 1], C 1 or 3, or PIL images."""
     from torchvision.utils import make_grid  # its import takes a second
 
     images = [

@@ -16,14 +16,11 @@ from engine.devices import usable_cores
 
 
 class TrainingOrder(Sampler):
-    """The batches of a whole run from step `start` on, each a list of (epoch, index).
-
-    Every epoch is a new permutation that depends on the seed and the epoch alone, so a step number
-    determines where a run stands. The items left over when an epoch has no further full batch are
-    dropped; another permutation drops others. Each of several `processes` takes the share of its
-    `rank` of every step. `shift` is the step at which epoch 0 began; it is not 0 in a run that
-    changed its number of processes.
-    """
+    """The batches of a whole run from step `start` on, each a list of (epoch, index). Every epoch
+    is a permutation that depends on the seed and the epoch alone, so a step number determines where
+    a run stands. Items left over without a full batch are dropped; each epoch drops others. Each of
+    several `processes` takes the share of its `rank` of every step. `shift` is the step at which
+    epoch 0 began: not 0 in a run that changed its number of processes."""
 
     def __init__(
         self,
@@ -41,15 +38,9 @@ class TrainingOrder(Sampler):
             raise UserError(
                 f"batch_size is {batch_size}{each}; there are only {items} training pairs"
             )
-        self.items = items
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.seed = seed
-        self.start = start
-        self.rank = rank
-        self.processes = processes
-        self.steps_per_epoch = items // (batch_size * processes)
-        self.shift = shift
+        self.items, self.batch_size, self.epochs, self.seed = items, batch_size, epochs, seed
+        self.start, self.rank, self.processes, self.shift = start, rank, processes, shift
+        self.steps_per_epoch = items // self.items_per_step
 
     @property
     def total_steps(self) -> int:
@@ -104,12 +95,10 @@ class TrainingOrder(Sampler):
 def load_batches(
     dataset: Dataset, order: TrainingOrder | None = None, workers: int = 0, pin: bool = False
 ) -> DataLoader:
-    """Batches in the given order, or without one each item once and alone.
-
-    The dataset's items are dicts of tensors (C, H, W), stacked, and strings, listed. `workers` are
-    loading processes; -1: one for each core of this process, up to 16. `pin`: into pinned memory,
-    from which copies to a GPU are asynchronous.
-    """
+    """Batches in the given order, or without one each item once and alone. The dataset's items are
+    dicts of tensors (C, H, W), stacked, and strings, listed. `workers` are loading processes; -1:
+    one for each core of this process, up to 16. `pin`: into pinned memory, from which copies to a
+    GPU are asynchronous."""
     if workers < 0:
         # The processes of a machine share its cores, and each worker takes memory.
         cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -137,11 +126,9 @@ def collate(items: list[dict]) -> dict[str, Tensor | list[str]]:
 
 
 def ignore_stop_requests(worker: int) -> None:
-    """Keeps a worker loading when the whole job is asked to stop.
-
-    Ctrl-C and a scheduler's SIGTERM reach every process, but the trainer still has a step to finish
-    and a checkpoint to write. A SIGTERM of the trainer itself ends the worker.
-    """
+    """Keeps a worker loading when the whole job is asked to stop. Ctrl-C and a scheduler's SIGTERM
+    reach every process, but the trainer still has a step to finish and a checkpoint to write. A
+    SIGTERM of the trainer itself ends the worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # Linux; elsewhere, no scheduler sends one
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

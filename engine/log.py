@@ -71,12 +71,9 @@ class Meter:
 
 
 class Log:
-    """log.csv and the TensorBoard events of a run.
-
-    A row holds what was measured at its step; the other columns are empty. A run that resumes after
-    `step` drops later rows, which it will write again; a new run, after step -1, all of them.
-    Raises UserError if they cannot be written.
-    """
+    """log.csv and the TensorBoard events of a run. A row holds what was measured at its step; the
+    other columns are empty. A run that resumes after `step` drops later rows, which it will write
+    again; a new run, after step -1, all of them. Raises UserError if they cannot be written."""
 
     def __init__(self, folder: Path, columns: list[str], step: int):
         from torch.utils.tensorboard import SummaryWriter  # its import takes half a second
@@ -103,12 +100,10 @@ class Log:
         try:
             yield
         except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"{self.path} cannot be written: {reason}") from error
+            raise UserError(f"{self.path} cannot be written: {error.strerror or error}") from error
 
     def write(self, step: int, **values: float) -> None:
-        """Adds values to the row of a step. It is written once the next row begins, or by
-        `flush`."""
+        """Adds values to the row of a step. It is written when the next begins, or by `flush`."""
         if self.pending.get("step", step) != step:
             self.write_row()
         self.pending |= {"step": step, **values}
@@ -156,10 +151,8 @@ def rows_of(lines: list[str]):
 
 
 def read_log(run: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Each column of a run's log.csv as (epochs, values), where it has values.
-
-    Raises UserError if there is no log.
-    """
+    """Each column of a run's log.csv as (epochs, values), where it has values. Raises UserError if
+    there is no log."""
     path = Path(run) / "log.csv"
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)

@@ -38,11 +38,9 @@ def by_stem(files: list[Path], refuse: Callable[[UserError], None]) -> dict[str,
 def find_pairs(
     root: Path, split: str, refuse: Callable[[UserError], None] = stop
 ) -> tuple[str, list[Pair]]:
-    """The pairs of a split in natural order, not opened, and the split that was used.
-
-    Prints a message if another split replaces a missing one. Calls `refuse` for each file that is
-    no pair. Raises UserError if there is nothing to use.
-    """
+    """The pairs of a split in natural order, not opened, and the split that was used. Prints a
+    message if another split replaces a missing one. Calls `refuse` for each file that is no pair.
+    Raises UserError if there is nothing to use."""
     if not root.is_dir():
         raise UserError(
             f"data_root {root} does not exist (python -m data.download NAME fetches a dataset of "

@@ -87,9 +87,7 @@ class Processes:
 
 class StopRequest:
     """Catches the first Ctrl-C or SIGTERM, so that the loop can save; the next one stops at once.
-
-    `signal` is the number of the signal, or 0.
-    """
+    `signal` is the number of the signal, or 0."""
 
     def __enter__(self):
         self.signal = 0
@@ -97,9 +95,12 @@ class StopRequest:
         self.handlers = {number: signal.signal(number, self.note) for number in numbers}
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, kind=None, error=None, trace=None) -> None:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
+        if error and os.environ.get("WORLD_SIZE", "1") != "1":
+            # torchrun ends all processes once one has ended; this one first reports why.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def note(self, number: int, frame) -> None:
         self.signal = number
@@ -111,10 +112,8 @@ class StopRequest:
 
 @contextlib.contextmanager
 def alone_in(folder: Path):
-    """Locks a run's folder against other runs and removes half-written files of killed ones.
-
-    Of several processes, the first does so for all. Raises UserError if the folder is in use.
-    """
+    """Locks a run's folder against other runs and removes half-written files of killed ones. Of
+    several processes, the first does so for all. Raises UserError if the folder is in use."""
     if os.environ.get("RANK", "0") != "0":
         yield
         return

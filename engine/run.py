@@ -66,15 +66,9 @@ class Run:
         columns: list[str],
         save_checkpoint: Callable,
     ):
-        self.folder = folder
-        self.parts = parts
-        self.order = order
-        self.data = data
-        self.schedule = schedule
-        self.processes = processes
-        self.titles = losses
-        self.columns = columns
-        self.save_checkpoint = save_checkpoint
+        self.folder, self.parts, self.order, self.data = folder, parts, order, data
+        self.schedule, self.processes = schedule, processes
+        self.titles, self.columns, self.save_checkpoint = losses, columns, save_checkpoint
         self.meter = Meter(list(losses), processes)
         self.origin = origin(processes.device)
         self.seconds = 0.0  # of training before this process

@@ -9,11 +9,9 @@ from engine.images import eight_bits
 
 
 def score(output: Tensor, target: Tensor) -> dict[str, float]:
-    """L1, PSNR in dB and SSIM of one image, both (1, C, H, W) in [-1, 1].
-
-    L1 is the mean absolute difference in that range, as in the training loss; at most 2. PSNR and
-    SSIM are computed in [0, 1], since SSIM compares luminance, which is not negative.
-    """
+    """L1, PSNR in dB and SSIM of one image, both (1, C, H, W) in [-1, 1]. L1 is the mean absolute
+    difference in that range, as in the training loss; at most 2. PSNR and SSIM are computed in [0,
+    1], since SSIM compares luminance, which is not negative."""
     from torchmetrics.functional import image as functional  # its import takes seconds
 
     l1 = (output - target).abs().mean()
@@ -26,11 +24,9 @@ def score(output: Tensor, target: Tensor) -> dict[str, float]:
 
 
 def sharpness(image: Tensor) -> float:
-    """The mean magnitude of the gradient of the lightness L (Lab), in L per pixel.
-
-    image: (C, H, W) in [-1, 1], C 1 or 3; rounded to 8 bits first, so that the value can be
-    computed from the saved file. Blur, to which the L1 loss alone leads (Section 4.2), lowers it.
-    """
+    """The mean magnitude of the gradient of the lightness L (Lab), in L per pixel. image: (C, H, W)
+    in [-1, 1], C 1 or 3; rounded to 8 bits first, so that the value can be computed from the saved
+    file. Blur, to which the L1 loss alone leads (Section 4.2), lowers it."""
     pixels = eight_bits(image).expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
     lab = cv2.cvtColor(np.ascontiguousarray(pixels) / np.float32(255), cv2.COLOR_RGB2Lab)
     lightness = lab[:, :, 0]

@@ -64,12 +64,10 @@ PALETTES: dict[str, Palette] = {
 
 
 def find_palette(config: Config) -> Palette | None:
-    """The palette of the label maps in B, or None if `config` has none.
-
-    `config.palette` is a known name, the path of a palette.json, "none", or "auto": then the
-    palette.json in data_root counts, or else the known name that is the name of data_root. Raises
-    UserError on a file or name that does not exist, and on a file that is no palette.
-    """
+    """The palette of the label maps in B, or None if `config` has none. `config.palette` is a known
+    name, the path of a palette.json, "none", or "auto": then the palette.json in data_root counts,
+    or else the known name that is the name of data_root. Raises UserError on a file or name that
+    does not exist, and on a file that is no palette."""
     name = config.palette
     if config.task != "pairs" or name == "none":
         return None
@@ -98,30 +96,24 @@ def read_palette(path: Path) -> Palette:
     """Reads a palette.json. Raises UserError."""
     from engine.files import read_json  # imports torch, which data/make_demo.py does without
 
-    def color(value, name: str) -> Color:
-        is_color = isinstance(value, list) and len(value) == 3
-        if not is_color or any(type(part) is not int or not 0 <= part <= 255 for part in value):
-            raise UserError(f"{path}: {name} is {value!r}; it must be [r, g, b], each 0 to 255")
-        return tuple(value)
-
     values = read_json(path)
-    for key in values.keys() - {"classes", "void"}:
-        raise UserError(f"{path}: unknown key {key!r}; it can have classes and void")
-    classes, void = values.get("classes"), values.get("void", [])
-    if not isinstance(classes, dict) or not classes or not isinstance(void, list):
-        raise UserError(
-            f'{path} is no palette; it must be {{"classes": {{NAME: [r, g, b], ...}}, '
-            '"void": [[r, g, b], ...]}'
-        )
-    palette = Palette(
-        {name: color(value, f"class {name!r}") for name, value in classes.items()},
-        tuple(color(value, "a void color") for value in void),
-    )
-    colors = [*palette.classes.values(), *palette.void]
-    for i, value in enumerate(colors):
-        if value in colors[:i]:
-            raise UserError(f"{path}: the color {list(value)} occurs twice; each must be unique")
+    try:
+        classes = {name: to_color(value) for name, value in values["classes"].items()}
+        palette = Palette(classes, tuple(map(to_color, values.get("void", []))))
+        colors = [*palette.classes.values(), *palette.void]
+        if not classes or len(set(colors)) < len(colors) or values.keys() - {"classes", "void"}:
+            raise ValueError("it needs one color, used once, for each class, and nothing else")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        form = '{"classes": {NAME: [r, g, b], ...}, "void": [[r, g, b], ...]}'
+        raise UserError(f"{path} is not a palette like {form}: {error}") from error
     return palette
+
+
+def to_color(value) -> Color:
+    red, green, blue = value
+    if any(type(part) is not int or not 0 <= part <= 255 for part in value):
+        raise ValueError(f"{value} is not a color, [r, g, b] from 0 to 255")
+    return red, green, blue
 
 
 def write_palette(palette: Palette, folder: str | Path) -> None:

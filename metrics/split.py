@@ -9,11 +9,8 @@ from metrics.palettes import Palette
 
 
 class SplitScores:
-    """Collects the scores of a split.
-
-    All images are scored by L1, PSNR and SSIM; label maps, whose `palette` is given, also by class,
-    and photos by sharpness.
-    """
+    """Collects the scores of a split. All images are scored by L1, PSNR and SSIM; label maps, whose
+    `palette` is given, also by class, and photos by sharpness."""
 
     def __init__(self, palette: Palette | None = None):
         self.palette = palette
@@ -22,11 +19,8 @@ class SplitScores:
         self.gradients = np.zeros(2)
 
     def add(self, output: Tensor, target: Tensor, true: Tensor | None = None) -> dict[str, float]:
-        """Adds one image and returns its scores.
-
-        output, target: (C, H, W) in [-1, 1], C 1 or 3. `true` is the ground truth (H, W) of a label
-        map; by default it is read from `target`.
-        """
+        """Adds one image and returns its scores. output, target: (C, H, W) in [-1, 1], C 1 or 3.
+        `true` is the ground truth (H, W) of a label map; by default it is read from `target`."""
         scores = score(output[None], target[None])
         self.scores.append(scores)
         if self.palette:

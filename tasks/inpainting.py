@@ -64,10 +64,8 @@ class Inpainting(PhotoTask):
 
 
 def read_masks(folder: Path, size: int, refuse: Callable[[UserError], None]) -> tuple[Tensor, ...]:
-    """Reads the masks in a folder as (1, size, size) bool, true where they are white.
-
-    Calls `refuse` for each file that cannot be read. Raises UserError if none can.
-    """
+    """Reads the masks in a folder as (1, size, size) bool, true where they are white. Calls
+    `refuse` for each file that cannot be read. Raises UserError if none can."""
     if not folder.is_dir():
         raise UserError(f"mask is {str(folder)!r}; it must be centre, random or a folder of masks")
     masks = []

@@ -1,12 +1,12 @@
-"""Kills a training process again and again, and looks whether anything was lost.
+"""Kills a training process again and again, and checks that nothing is lost.
 
-    python tests/kill.py                 25 kills
-    python tests/kill.py --kills 5 --base_channels 8
+    python -m tests.kill                 25 kills
+    python -m tests.kill --kills 5 --base_channels 8
 
 A real process trains and saves a checkpoint after every step. SIGKILL ends it at a random moment:
-anywhere in its life, while a checkpoint is being written, or soon after it has gone on. Then it is
-resumed, and so on. In the end the run is compared with one that was left alone: weights,
-optimisers, random numbers and log have to be equal bit by bit. Exit code 0 if they are.
+anywhere in its life, while a checkpoint is being written, or soon after it has resumed. Then it is
+resumed, and so on. In the end the run is compared with an uninterrupted one: weights,
+optimizers, random numbers and log must be equal bit by bit. Exit code 0 if they are.
 """
 
 import argparse
@@ -19,18 +19,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+from tests.conftest import REPOSITORY, TINY, arguments, log_rows, make_pairs, same_training
+from utils import checkpoint_files, load_checkpoint
 
-from conftest import TINY, arguments, log_rows, make_pairs, same_training  # noqa: E402
-
-from utils import checkpoint_files, load_checkpoint  # noqa: E402
-
-WAYS = ("at any moment", "while a checkpoint is written", "soon after it went on")
+WAYS = ("at any moment", "while a checkpoint is written", "soon after it resumed")
 
 
 def start(run: Path, fields: dict) -> subprocess.Popen:
-    """Begins the run, or goes on with it."""
+    """Starts the run, or resumes it."""
     words = ["--resume", str(run)] if checkpoint_files(run) else arguments(**fields, output=run)
     command = [sys.executable, str(REPOSITORY / "train.py"), *words]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -98,7 +94,7 @@ def compare(folder: Path, kills: int, **fields) -> Counter:
     _, errors = process.communicate()
     assert process.returncode == 0, errors
 
-    assert same_training(whole, killed), "weights, optimisers or random numbers differ"
+    assert same_training(whole, killed), "weights, optimizers or random numbers differ"
     for row, expected in zip(log_rows(killed), log_rows(whole), strict=True):
         assert row == expected, f"the logs differ: {row} instead of {expected}"
     assert not half_written(killed)
@@ -123,7 +119,7 @@ def main() -> None:
         (size,) = {file.stat().st_size for file in checkpoint_files(Path(folder) / "whole")[:1]}
     where = ", ".join(f"{count} {name}" for name, count in caught.items())
     print(f"{given.kills} kills survived ({where}) with checkpoints of {size / 1e6:.0f} MB")
-    print("weights, optimisers, random numbers and log equal those of a run that was left alone")
+    print("weights, optimizers, random numbers and log equal those of an uninterrupted run")
     print(f"it took {time.monotonic() - started:.0f} s")
 
 

@@ -1,9 +1,9 @@
-"""Runs command lines in the current folder, one after the other, for test_readme.py.
+"""Runs command lines in the current folder, one after another, for test_readme.py.
 
     python tests/run_commands.py < commands.json        [[word, ...], ...] -> a line of JSON each
 
-Each has a process of its own, but one that begins with the slow imports of other packages done:
-most of the time that a short command takes. Prints its exit code, and all that it printed.
+Each runs in its own process, forked after the slow imports of other packages, which are most of the
+time of a short command. Prints its exit code and its output.
 """
 
 import json
@@ -54,9 +54,12 @@ def execute(words: list[str]) -> int:
             sys.argv = [program, *words]
             runpy.run_module("torch.distributed.run", run_name="__main__")
         else:
-            # As `python SCRIPT` has it: its own folder comes first.
-            sys.path[0] = os.path.dirname(os.path.abspath(words[0]))
-            runpy.run_path(words[0], run_name="__main__")
+            sys.path[0] = os.getcwd()
+            if words[0] == "-m":
+                sys.argv = words[1:]
+                runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(words[0], run_name="__main__")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
@@ -65,7 +68,7 @@ def execute(words: list[str]) -> int:
 if __name__ == "__main__":
     for words in json.load(sys.stdin):
         code, output = run(words)
-        there = re.search(r"error: (\S+) (already holds a run|exists already)", output)
+        there = re.search(r"error: (\S+) already (holds a run|exists)", output)
         if code != 0 and there:  # two examples of a page make the same thing
             shutil.rmtree(there[1])
             code, output = run(words)

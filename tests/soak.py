@@ -1,7 +1,7 @@
 """Trains for thousands of tiny steps and watches memory and open files.
 
-    python tests/soak.py                 10000 steps
-    python tests/soak.py --steps 1000
+    python -m tests.soak                 10000 steps
+    python -m tests.soak --steps 1000
 
 Every epoch is validated, sampled and saved, so that a leak in any of these shows. Linux only. Exit
 code 0 if neither grows.
@@ -14,10 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
-
-from conftest import TINY, arguments, make_pairs  # noqa: E402
+from tests.conftest import REPOSITORY, TINY, arguments, make_pairs
 
 STEPS_PER_EPOCH = 6  # pairs in the training split
 
@@ -52,8 +49,8 @@ def soak(folder: Path, steps: int, every: int, report=lambda *row: None) -> list
     }
     command = [sys.executable, str(REPOSITORY / "train.py"), *arguments(**fields)]
     samples, due = [], 0
-    with open(folder / "said", "w") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said)
+    with open(folder / "printed", "w") as printed:
+        process = subprocess.Popen(command, stdout=printed, stderr=printed)
         while process.poll() is None:
             step = last_step(folder / "run")
             if step >= due:
@@ -64,7 +61,7 @@ def soak(folder: Path, steps: int, every: int, report=lambda *row: None) -> list
                 report(step, *samples[-1])
                 due += every
             time.sleep(0.002)
-    assert process.wait() == 0, (folder / "said").read_text()[-2000:]
+    assert process.wait() == 0, (folder / "printed").read_text()[-2000:]
     return samples
 
 
@@ -87,7 +84,7 @@ def main() -> None:
         f"{given.steps} steps in {seconds:.0f} s. After the first tenth memory changed by ", end=""
     )
     print(f"{growth / 1e6:+.1f} MB, open files by {opened:+d}")
-    sys.exit(growth > 20e6 or opened > 1)  # one is open now and then, as a picture is written
+    sys.exit(growth > 20e6 or opened > 1)  # one is open now and then, as an image is written
 
 
 if __name__ == "__main__":

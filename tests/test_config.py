@@ -118,7 +118,7 @@ def test_values_that_do_not_go_together_are_refused():
         dataclasses.replace(demo, depth=9)
     with pytest.raises(UserError, match="in_channels is 3; it and out_channels must be 1 and 2"):
         dataclasses.replace(demo, task="colorization")
-    with pytest.raises(UserError, match="gan_weight is 0.* no loss"):
+    with pytest.raises(UserError, match=r"gan_weight is 0.* no loss"):
         dataclasses.replace(demo, gan_weight=0.0, lambda_l1=0.0)
 
 
@@ -150,7 +150,7 @@ def test_a_saved_configuration_is_read_back():
     config = PRESETS["inpainting"]
     assert config_from_dict(dataclasses.asdict(config)) == config
     assert config_from_dict({"epochs": 7}) == Config(epochs=7)
-    with pytest.raises(UserError, match="fields unknown to this version.*'newer'"):
+    with pytest.raises(UserError, match=r"fields unknown to this version.*'newer'"):
         config_from_dict({"newer": 1})
 
 

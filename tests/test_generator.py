@@ -14,12 +14,11 @@ def small_generator(kind=UNetGenerator, depth=5, **options) -> UNetGenerator:
 
 
 def test_generator_has_the_papers_parameters():
-    with torch.device("meta"):
-        assert parameters(UNetGenerator()) == 54_413_955
-        # The decoder's inputs are half as wide without the skips: 8 layers less 4*4*in*out each.
-        joined = [(512, 512)] * 4 + [(512, 256), (256, 128), (128, 64), (64, 3)]
-        skips = sum(16 * a * b for a, b in joined) - 16 * 512 * 512  # the bottleneck has none
-        assert parameters(EncoderDecoderGenerator()) == 54_413_955 - skips
+    assert parameters(UNetGenerator()) == 54_413_955
+    # The decoder's inputs are half as wide without the skips: 8 layers less 4*4*in*out each.
+    joined = [(512, 512)] * 4 + [(512, 256), (256, 128), (128, 64), (64, 3)]
+    skips = sum(16 * a * b for a, b in joined) - 16 * 512 * 512  # the bottleneck has none
+    assert parameters(EncoderDecoderGenerator()) == 54_413_955 - skips
 
 
 def test_weights_begin_as_the_paper_says():
@@ -112,3 +111,27 @@ def test_the_bottleneck_lets_the_input_through():
     assert (first - second).abs().max() > 1e-4
     norms = [any(isinstance(m, nn.BatchNorm2d) for m in layer) for layer in generator.encoder]
     assert norms == [False, True, True, True, False]
+
+
+# ---- Beyond the paper -------------------------------------------------------------------------
+
+
+def test_instance_norm_is_batch_norm_at_batch_1_and_keeps_images_apart_beyond():
+    torch.manual_seed(0)
+    batch, instance = (UNetGenerator(3, 3, 4, 4, 0.0, norm) for norm in ("batch", "instance"))
+    instance.load_state_dict(batch.state_dict())
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    together = instance(x)
+    assert torch.allclose(together[:1], batch(x[:1]), atol=1e-5)
+    assert torch.allclose(together[:1], instance(x[:1]), atol=1e-5)
+    assert not torch.allclose(batch(x)[:1], batch(x[:1]), atol=1e-3)
+
+
+@pytest.mark.parametrize("upsampling", ["transposed", "resize"])
+def test_a_plain_image_stays_plain_through_the_resizing_decoder(upsampling):
+    """The checkerboard: a flat input shows the pattern of the upsampling itself."""
+    torch.manual_seed(0)
+    generator = UNetGenerator(3, 3, 16, 4, 0.0, upsampling=upsampling)
+    inside = generator(torch.full((1, 3, 128, 128), 0.3))[..., 48:80, 48:80]
+    roughness = (inside - inside.mean(dim=(2, 3), keepdim=True)).abs().max().item()
+    assert (roughness < 1e-3) == (upsampling == "resize"), roughness

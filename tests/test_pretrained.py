@@ -1,10 +1,11 @@
-"""The generator that comes with the code, and the pictures beside it."""
+"""The pretrained generator that comes with the code."""
 
 import numpy as np
-from conftest import REPOSITORY, run_script
+from conftest import REPOSITORY
 from PIL import Image
 
-from scores import PALETTES
+import evaluate
+from metrics.palettes import PALETTES
 from utils import load_generator, translate
 
 PRETRAINED = REPOSITORY / "pretrained" / "facades"
@@ -20,16 +21,15 @@ def test_results_stay_small():
 
 def test_the_shipped_generator_makes_a_photo_of_labels(tmp_path):
     words = [PRETRAINED, "--input", LABELS, "--output", tmp_path / "photo.png"]
-    done = run_script("evaluate.py", *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert evaluate.main([*words, "--device", "cpu"]) == 0
     labels, photo = Image.open(LABELS), Image.open(tmp_path / "photo.png")
     assert photo.size == labels.size
     pixels = np.asarray(photo.convert("RGB"), float)
-    floor = pixels[27:41]  # the upper windows of data/make_figures.py, and the wall between them
+    floor = pixels[27:41]  # the upper windows of labels.png, and the wall between them
     windows = [floor[:, left : left + 12].mean() for left in (20, 39, 58, 77, 96)]
     walls = [floor[:, left : left + 3].mean() for left in (34, 53, 72, 91)]
     assert min(walls) > max(windows) + 10
-    assert (pixels.max(2) - pixels.min(2)).mean() < 60  # hardly any of the labels' colours is left
+    assert (pixels.max(2) - pixels.min(2)).mean() < 60  # hardly any of the labels' colors is left
 
 
 def test_the_shipped_generator_follows_its_labels():
@@ -41,7 +41,7 @@ def test_the_shipped_generator_follows_its_labels():
     assert np.abs(photo - other).mean() > 10
 
 
-def test_the_readme_has_the_colours_to_draw_with():
-    page = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    for name, colour in PALETTES["facades"].classes.items():
-        assert "`#{:02x}{:02x}{:02x}` {}".format(*colour, name) in " ".join(page.split())
+def test_the_faq_has_the_colors_to_draw_with():
+    page = (REPOSITORY / "docs" / "faq.md").read_text(encoding="utf-8")
+    for name, color in PALETTES["facades"].classes.items():
+        assert "`#{:02x}{:02x}{:02x}` {}".format(*color, name) in " ".join(page.split())

@@ -5,9 +5,9 @@
     python -m tools.benchmark --port DIR                    also the PyTorch port, checked out there
     python -m tools.benchmark --base_channels 16 --crop_size 128 --depth 7      small and quick
 
-Each variant trains in its own process; they take turns, and the median of the turns counts. The
-textbook step is train.py's without engine/fast.py: eager, fp32, PyTorch's own Adam. The floor is
-its FLOPs at the rate of a large matrix product, and Adam's bytes at the rate of a copy.
+Each variant trains in its own process; they take turns, and the median counts. The textbook step is
+train.py's without engine/fast.py: eager, fp32, PyTorch's own Adam. The floor is its FLOPs at the
+rate of a large matrix product, and Adam's bytes at the rate of a copy.
 """
 
 import argparse
@@ -48,7 +48,9 @@ import json
 import multiprocessing
 import re
 import statistics
+import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -63,7 +65,7 @@ from engine.devices import device_of, origin, usable_cores
 from engine.fast import choose_precision, keep_heap
 from engine.files import write_text
 from engine.loading import TrainingOrder
-from tools.tables import STEP_COLUMNS, line, step_cells
+from tools.tables import described
 from train import build_model, prepare, step_function, train_step
 
 # ---- Variants of the step ---------------------------------------------------------------------
@@ -106,26 +108,30 @@ def port_step(folder: str, config: Config, device: torch.device):
 
 # ---- Timing -----------------------------------------------------------------------------------
 
+process = {}  # of a variant's process: its step, images and device
 
-def serve(connection, make_step, batch_size: int, size: int, device: torch.device) -> None:
-    """In a variant's process: takes as many steps as the connection asks for, and answers with the
-    seconds of each; at 0, with the peak memory."""
+
+def start(make_step, config: Config, device: torch.device) -> None:
+    """Begins a variant's process."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    x, y = (torch.rand(batch_size, 3, size, size, device=device) * 2 - 1 for _ in range(2))
-    step = make_step()
-    for count in iter(connection.recv, 0):
-        seconds = []
-        # Waiting for a GPU after every step would count the wait, so there it is a mean.
-        at_once = 1 if device.type == "cpu" else count
-        for _ in range(count // at_once):
-            start = time.perf_counter()
-            for _ in range(at_once):
-                step(x, y)
-            finish(device)
-            seconds.append((time.perf_counter() - start) / at_once)
-        connection.send(seconds)
-    connection.send(peak_memory(device))
+    size = (2, config.batch_size, 3, config.crop_size, config.crop_size)
+    images = torch.rand(size, device=device) * 2 - 1
+    process.update(step=make_step(), images=images, device=device)
+
+
+def take_steps(count: int) -> tuple[list[float], float | None]:
+    """In a variant's process: the seconds of some steps, and its peak memory so far in GB."""
+    device, seconds = process["device"], []
+    # Waiting for a GPU after every step would count the wait, so there it is a mean.
+    at_once = 1 if device.type == "cpu" else count
+    for _ in range(count // at_once):
+        begun = time.perf_counter()
+        for _ in range(at_once):
+            process["step"](*process["images"])
+        finish(device)
+        seconds.append((time.perf_counter() - begun) / at_once)
+    return seconds, peak_memory(device)
 
 
 def finish(device: torch.device) -> None:
@@ -143,45 +149,37 @@ def peak_memory(device: torch.device) -> float | None:
     return int(found[1]) * 1024 / 1e9 if found and device.type == "cpu" else None
 
 
-def measure(variants: dict, batch_size: int, size: int, device: torch.device, turns: int) -> dict:
+def measure(variants: dict, config: Config, device: torch.device, turns: int) -> dict:
     """Median seconds per step and peak GB of each variant, without those that crashed."""
     context = multiprocessing.get_context("spawn")
     count = 3 if device.type == "cpu" else 20  # steps a turn
-    warm_up = 1  # turns that do not count; a CUDA graph is recorded in them
-    children, seconds = {}, {}
+    pools, seconds, peaks = {}, {name: [] for name in variants}, {}
     for name, make_step in variants.items():
-        ours, theirs = context.Pipe()
-        words = (theirs, make_step, batch_size, size, device)
-        children[name] = (context.Process(target=serve, args=words, daemon=True), ours)
-        children[name][0].start()
-        theirs.close()
-
-    def ask(name: str, steps: int):
-        try:
-            children[name][1].send(steps)
-            return children[name][1].recv()
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            seconds.pop(name, None)  # it crashed
-
-    for turn in tqdm(range(turns + warm_up), f"batch {batch_size}", leave=False):
-        for name in variants if turn == 0 else list(seconds):
-            taken = ask(name, count)
-            if taken:
-                seconds[name] = seconds[name] + taken if turn > warm_up else taken
-    results = {name: (statistics.median(seconds[name]), ask(name, 0)) for name in list(seconds)}
-    for process, _ in children.values():
-        process.join()  # the next batch size needs the memory
-    return results
+        pools[name] = ProcessPoolExecutor(1, context, start, (make_step, config, device))
+    # The first turn warms up and does not count; a CUDA graph is recorded in it.
+    for turn in tqdm(range(turns + 1), f"batch {config.batch_size}", leave=False):
+        for name in list(pools):
+            try:
+                taken, peaks[name] = pools[name].submit(take_steps, count).result()
+                seconds[name] += taken if turn else []
+            except Exception as error:  # such as lack of memory; the others go on
+                print(f"{name}, batch {config.batch_size}, crashed: {error}", file=sys.stderr)
+                pools.pop(name).shutdown()
+    for pool in pools.values():
+        pool.shutdown()  # the next batch size needs the memory
+    return {name: (statistics.median(seconds[name]), peaks[name]) for name in pools}
 
 
-def count_flops(config: Config) -> int:
-    """Floating-point operations of the convolutions of a textbook step."""
+def count_work(config: Config) -> tuple[int, int]:
+    """What a textbook step cannot do without: the FLOPs of the convolutions, and Adam's bytes."""
     device = torch.device("meta")  # shapes alone, nothing is computed
     model = build_model(config, device)
     x, y = torch.empty(2, config.batch_size, 3, config.crop_size, config.crop_size, device=device)
     with FlopCounterMode(display=False) as counter:
         train_step(model, x, y, config)
-    return counter.get_total_flops()
+    weights = sum(p.numel() for network in model[:2] for p in network.parameters())
+    # Adam reads weight, gradient and both moments, and writes all but the gradient.
+    return counter.get_total_flops(), 7 * 4 * weights
 
 
 def machine_rates(precision: str, device: torch.device) -> tuple[float, float]:
@@ -191,10 +189,10 @@ def machine_rates(precision: str, device: torch.device) -> tuple[float, float]:
         taken = []
         for _ in range(10):
             finish(device)
-            start = time.perf_counter()
+            begun = time.perf_counter()
             function()
             finish(device)
-            taken.append(time.perf_counter() - start)
+            taken.append(time.perf_counter() - begun)
         return min(taken)
 
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
@@ -228,55 +226,40 @@ def loading_rates(config: Config) -> dict[str, float]:
     return rates
 
 
-# ---- The tables -------------------------------------------------------------------------------
+# ---- The table --------------------------------------------------------------------------------
 
 
-def show(cells) -> None:
-    print(line(cells), flush=True)
+def variants_of(config: Config, device: torch.device, port: str | None) -> dict:
+    """What makes the step of each variant, by name."""
+    fp32 = replace(config, precision="fp32")
+    variants = {
+        "textbook fp32": partial(our_step, replace(fp32, fast=False), device),
+        "ours fp32": partial(our_step, fp32, device),
+    }
+    if config.precision == "bf16":
+        variants["ours bf16"] = partial(our_step, config, device)
+    if port:
+        variants["the port, fp32"] = partial(port_step, port, config, device)
+    return variants
 
 
-def step_table(configs: list[Config], device: torch.device, turns: int, port: str | None) -> tuple:
-    """Prints the table of the steps, as they are measured. Returns its rows and the rates of the
-    floor."""
-    config = configs[0]
-    flop_rate, byte_rate = machine_rates(config.precision, device)
-    flops = count_flops(replace(config, batch_size=1))
-    networks = build_model(config, torch.device("meta"))[:2]
-    # Adam reads weight, gradient and both moments, and writes all but the gradient.
-    adam_bytes = 7 * 4 * sum(p.numel() for network in networks for p in network.parameters())
-    show(STEP_COLUMNS)
-    show(["---"] * len(STEP_COLUMNS))
-    rows = []
-    for config in configs:
-        fp32, batch = replace(config, precision="fp32"), config.batch_size
-        variants = {
-            "textbook fp32": partial(our_step, replace(fp32, fast=False), device),
-            "ours fp32": partial(our_step, fp32, device),
+def step_rows(results: dict, config: Config, rates: tuple[float, float]) -> list[dict]:
+    """The rows of a batch size, from the results of `measure`."""
+    flops, adam_bytes = count_work(config)
+    textbook, _ = results.get("textbook fp32", (None, None))
+    return [
+        {
+            "batch": config.batch_size,
+            "variant": name,
+            "ms/step": seconds * 1e3,
+            "images/s": config.batch_size / seconds,
+            "TFLOP/s": flops / seconds / 1e12,
+            "of floor": (flops / rates[0] + adam_bytes / rates[1]) / seconds,
+            "peak GB": peak,
+            "speed": textbook and textbook / seconds,
         }
-        if config.precision == "bf16":
-            variants["ours bf16"] = partial(our_step, config, device)
-        if port:
-            variants["the port, fp32"] = partial(port_step, port, config, device)
-        results = measure(variants, batch, config.crop_size, device, turns)
-        textbook, _ = results.get("textbook fp32", (None, None))
-        for name in variants:
-            if name not in results:
-                show([batch, name, "crashed, perhaps for lack of memory"] + [""] * 5)
-                continue
-            seconds, memory = results[name]
-            row = {
-                "batch": batch,
-                "variant": name,
-                "ms/step": seconds * 1e3,
-                "images/s": batch / seconds,
-                "TFLOP/s": batch * flops / seconds / 1e12,
-                "of floor": (batch * flops / flop_rate + adam_bytes / byte_rate) / seconds,
-                "peak GB": memory,
-                "speed": textbook and textbook / seconds,
-            }
-            rows.append(row)
-            show(step_cells(row))
-    return rows, {"TFLOP/s": flop_rate / 1e12, "GB/s": byte_rate / 1e9}
+        for name, (seconds, peak) in results.items()
+    ]
 
 
 def main(argv=None) -> int:
@@ -294,22 +277,27 @@ def main(argv=None) -> int:
     )
     default = (1, 8) if device.type == "cpu" else (1, 4, 16, 64)
     configs = [replace(config, batch_size=size) for size in options.batch_sizes or default]
-
-    made = origin(device)
-    print(f"{made['machine']}; {made['versions']}")
     if Path(config.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
         make_demo(DEMO_ROOT)
+
     loading = loading_rates(config)  # first, so that bad data cost no minutes
-    print("pairs/s:", ", ".join(f"{name} {rate:.0f}" for name, rate in loading.items()), "\n")
-    steps, rates = step_table(configs, device, options.turns, options.port)
+    rates, steps = machine_rates(config.precision, device), []
+    for config in configs:
+        variants = variants_of(config, device, options.port)
+        steps += step_rows(measure(variants, config, device, options.turns), config, rates)
+    content = {
+        **origin(device),
+        "crop_size": config.crop_size,
+        "rates": {
+            "TFLOP/s": rates[0] / 1e12,
+            "GB/s": rates[1] / 1e9,
+            "precision": config.precision,
+        },
+        "steps": steps,
+        "loading": loading,
+    }
+    print(described(content))
     if options.output:
-        content = {
-            **made,
-            "crop_size": config.crop_size,
-            "rates": {**rates, "precision": config.precision},
-            "steps": steps,
-            "loading": loading,
-        }
         write_text(options.output, json.dumps(content, indent=2) + "\n")
     return 0
 

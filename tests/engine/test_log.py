@@ -1,4 +1,4 @@
-"""What a run shows of itself: lines in the terminal, its log, curves, and samples over the epochs."""
+"""What a run shows of itself: lines in the terminal, its log, curves, samples over the epochs."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ from PIL import Image
 
 import train
 from engine.cli import UserError
-from engine.curves import draw_curves, draw_progress, evenly, sample_grids, sample_rows
+from engine.curves import draw_curves, draw_progress, evenly, sample_rows
 from engine.log import Log, read_log
 from tools import curves
 
@@ -84,15 +84,15 @@ def test_the_curves_are_those_of_the_log(run):
 
 def test_the_strip_shows_the_samples_of_each_epoch(trained):
     folder, _ = trained
-    grids = {epoch: sample_rows(path) for epoch, path in sample_grids(folder).items()}
+    files = sorted((folder / "samples").iterdir())
+    grids = {int(file.stem.removeprefix("epoch_")): sample_rows(file) for file in files}
     assert list(grids) == [0, 1, 2, 3, 4] and all(len(rows) == 2 for rows in grids.values())
     with Image.open(folder / "progress.png") as strip:
         assert strip.width == 7 * 36 + 4  # input, five epochs and target
+        top = strip.height - 2 * 36  # below the titles
         for row in range(2):
-            seen = [
-                strip.crop((4 + x * 36, 24 + row * 36, 36 + x * 36, 56 + row * 36))
-                for x in range(7)
-            ]
+            y = top + row * 36
+            seen = [strip.crop((4 + x * 36, y, 36 + x * 36, y + 32)) for x in range(7)]
             outputs = [grids[epoch][row][1] for epoch in range(5)]
             expected = [grids[4][row][0], *outputs, grids[4][row][2]]
             assert all(map(same_image, seen, expected))

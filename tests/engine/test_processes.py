@@ -70,6 +70,6 @@ def test_writing_to_a_folder_that_is_a_file_is_refused(tmp_path):
 
 def test_one_gpu_for_several_processes_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="device is 'cuda:1', but each of several"):
+    with pytest.raises(UserError, match="device is 'cuda:1', but every process needs its own GPU"):
         device_of("cuda:1")
     assert device_of("cpu").type == "cpu"

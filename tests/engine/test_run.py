@@ -157,7 +157,7 @@ def test_a_signal_saves_after_its_step(pairs, finished, tmp_path, capsys, monkey
     assert train.train(config_for(pairs, run)) == 128 + number
     monkeypatch.setattr(train, "train_step", step)
     assert signal.getsignal(number) == handler
-    output, errors = capsys.readouterr()
+    output = capsys.readouterr().out
     assert f"python train.py --resume {run}" in output
     assert load_checkpoint(run)["step"] == 1
     assert resume(run) == 0

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from engine.cli import UserError
-from metrics.distances import Distances
+from engine.images import save_image, to_image
+from metrics.distances import check_inception, distances
 from metrics.palettes import Palette
 
 
@@ -36,38 +37,35 @@ def weights(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_distances(weights):
-    equal, far = Distances(weights), Distances(weights)
-    assert not equal.network.training
+def test_distances(weights, tmp_path):
+    files = {"color": [], "gray": []}
     for seed in range(4):
-        image = noise(size=64, seed=seed)
-        equal.add(image, image)
-        far.add(noise(1, 64, seed), image)
-    state = torch.get_rng_state()
-    equal, far = equal.summary(), far.summary()
+        for name, channels in {"color": 3, "gray": 1}.items():
+            files[name].append(tmp_path / name / f"{seed}.png")
+            save_image(to_image(noise(channels, 64, seed)), files[name][-1])
+    state, cpu = torch.get_rng_state(), torch.device("cpu")
+    equal = distances(files["color"], files["color"], weights, cpu)
+    far = distances(files["gray"], files["color"], weights, cpu)
     assert torch.equal(state, torch.get_rng_state())
     assert equal["fid"] == pytest.approx(0, abs=1e-3 * far["fid"])
     assert equal["kid"] < far["kid"]
 
 
-@pytest.mark.slow
-def test_a_distance_needs_two_images(weights):
-    distances = Distances(weights)
-    distances.add(noise(), noise())
+def test_a_distance_needs_two_images(tmp_path):
     with pytest.raises(UserError, match="2 or more"):
-        distances.summary()
+        distances([tmp_path / "1.png"], [tmp_path / "1.png"], "weights.pth", torch.device("cpu"))
 
 
 def test_messages_for_what_is_missing(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
         with pytest.raises(UserError, match="pip install torch-fidelity"):
-            Distances(tmp_path / "weights.pth")
+            check_inception(tmp_path / "weights.pth")
     pytest.importorskip("torch_fidelity")
     with pytest.raises(UserError, match=r"weights.pth do not exist.*weights-inception-.*releases"):
-        Distances(tmp_path / "weights.pth")
+        check_inception(tmp_path / "weights.pth")
     for wrong in (b"no weights", {"weight": torch.zeros(1)}, Palette({})):
         path = tmp_path / "wrong.pth"
         path.write_bytes(wrong) if isinstance(wrong, bytes) else torch.save(wrong, path)
         with pytest.raises(UserError, match="does not hold Inception's weights"):
-            Distances(path)
+            check_inception(path)

@@ -201,8 +201,8 @@ def test_a_perfect_reader():
         (PHOTOS, replace(LABELS, out_channels=1), "it must translate photos to label maps"),
         (PHOTOS, replace(LABELS, palette="facades"), "is facades of data/demo, the run's demo of"),
         (PHOTOS, replace(LABELS, palette="none"), "is none of data/demo, the run's demo of"),
-        (PHOTOS, replace(LABELS, crop_size=512, load_size=512), "512 px, the run at 256 px"),
-        (replace(PHOTOS, out_channels=1), LABELS, "reads 3 channels, the run makes 1"),
+        (PHOTOS, replace(LABELS, crop_size=512, load_size=512), "512 px, not 256"),
+        (replace(PHOTOS, out_channels=1), LABELS, "reads 3 channels, not 1"),
     ],
 )
 def test_a_reader_that_does_not_fit_is_refused(run, scorer, line):

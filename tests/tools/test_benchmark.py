@@ -6,7 +6,7 @@ import pytest
 
 from config import Config
 from engine.cli import UserError
-from tools.benchmark import count_flops, main
+from tools.benchmark import count_work, main
 from tools.tables import described
 
 TINY_STEP = ["--crop_size", "32", "--depth", "4", "--base_channels", "4", "--device", "cpu"]
@@ -21,8 +21,7 @@ def test_it_measures_every_variant_and_the_loading(pairs, tmp_path, capsys):
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert "torch" in figures["versions"] and "cores of" in figures["machine"]
     assert figures["command"].startswith("python ")
-    table, note = described(figures).split("\n\n")
-    assert table in printed and figures["command"] in note
+    assert printed.strip() == described(figures) and figures["command"] in printed
     for batch_size in (1, 2):
         rows = {row["variant"]: row for row in figures["steps"] if row["batch"] == batch_size}
         assert {"textbook fp32", "ours fp32"} <= rows.keys()
@@ -35,7 +34,10 @@ def test_it_measures_every_variant_and_the_loading(pairs, tmp_path, capsys):
 
 
 def test_a_step_of_the_papers_networks_takes_87_gflop():
-    assert count_flops(Config()) / 1e9 == pytest.approx(87, abs=1)
+    flops, adam_bytes = count_work(Config())
+    assert flops / 1e9 == pytest.approx(87, abs=1) and adam_bytes / 1e9 == pytest.approx(
+        1.6, abs=0.1
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,5 +94,6 @@ def test_a_variant_that_crashes_leaves_the_others(pairs, tmp_path, capsys):
     words = ["--crop_size", "128", "--depth", "7", "--base_channels", "4", "--device", "cpu"]
     words += ["--batch_sizes", "1", "--turns", "1", "--port", tmp_path, "--data_root", pairs]
     assert main(words) == 0
-    printed = capsys.readouterr().out
-    assert "| the port, fp32 | crashed" in printed and "| 1.00x |" in printed
+    printed = capsys.readouterr()
+    assert "the port, fp32, batch 1, crashed" in printed.err
+    assert "the port" not in printed.out and "| 1.00x |" in printed.out

@@ -40,9 +40,12 @@ def test_each_file_is_a_table_and_a_note_of_its_origin(file):
 
 
 def test_mean_and_sample_deviation():
-    assert cell([1.0, 2.0, 6.0], "{:.1f}") == "3.0 ± 2.6"
-    assert cell([1.25], "{:.1f}") == "1.2"
-    assert cell([float("inf"), 1.0], "{:.1f}") == "inf" and cell([1.0, None], "{:.1f}") == ""
+    def shown(*values):
+        return cell([{"l1": value} for value in values], "l1", "{:.1f}")
+
+    assert shown(1.0, 2.0, 6.0) == "3.0 ± 2.6"
+    assert shown(1.25) == "1.2" and shown(float("inf"), 1.0) == "inf"
+    assert cell([{"l1": 1.0}, {}], "l1", "{:.1f}") == ""
 
 
 def test_other_figures_make_another_table(tmp_path):
@@ -65,8 +68,8 @@ def test_a_table_of_an_unknown_kind_is_rendered():
     assert text.startswith("| run | per-pixel |") and "FCN-8s; 13 of the 13 classes" in text
 
 
-@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"rows": []}', '{"steps": [{}]}'])
-def test_what_is_no_table_is_named_in_one_line(tmp_path, text):
+@pytest.mark.parametrize("text", [None, "", "[]"])
+def test_a_missing_or_damaged_file_is_named_in_one_line(tmp_path, text):
     (tmp_path / "results").mkdir()
     if text is not None:
         (tmp_path / "results" / "a.json").write_text(text)

@@ -1,30 +1,30 @@
 """What is fast computes the same as what is plain."""
 
 import copy
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY, equal, same_training
-from test_training import config_for, weights
+from conftest import TINY, config_for, equal, same_training, weights
 from torch import nn
 
 import train
 from config import Config
-from fast import (
+from engine import fast
+from engine.devices import rng_state, set_rng_state
+from engine.fast import (
     GraphedStep,
     choose_precision,
     matching_gradient,
     multiply_down,
     multiply_up,
-    prepare,
 )
-from processes import Background
-from train import build_model, restore, train_step
-from utils import load_checkpoint, rng_state, set_rng_state
+from engine.run import restore
+from train import build_model, prepare, train_step
+from utils import load_checkpoint
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 CPU = torch.device("cpu")
 
@@ -57,16 +57,16 @@ def test_a_layer_as_a_matrix_product_is_the_same_function(multiply, kind, size):
 
 
 def test_fast_training_in_fp32_on_a_cpu_is_the_plain_one_bit_by_bit(pairs, tmp_path):
-    for name, fast in (("fast", True), ("plain", False)):
+    for name in ("fast", "plain"):
         # depth 5: the layers beyond the third are without dropout, and their gradients slices
-        config = config_for(pairs, tmp_path / name, precision="fp32", fast=fast, depth=5)
+        config = config_for(pairs, tmp_path / name, precision="fp32", depth=5, fast=name == "fast")
         assert train.train(config) == 0
     assert same_training(tmp_path / "fast", tmp_path / "plain")
 
 
-def test_bf16_keeps_losses_weights_and_moments_in_fp32(pairs, tmp_path):
-    for fast in (True, False):
-        model, plain = prepared(precision="bf16", fast=fast)
+def test_bf16_keeps_losses_weights_and_moments_in_fp32():
+    for enabled in (True, False):
+        model, plain = prepared(precision="bf16", fast=enabled)
         x, y = batch()
         losses, expected = train_step(model, x, y, Config()), train_step(plain, x, y, Config())
         assert losses.dtype == torch.float32
@@ -118,21 +118,21 @@ def test_gradients_arrive_in_the_layout_of_the_output():
 def test_gradients_of_the_fast_step_are_those_of_the_plain_one(size):
     """PyTorch's batch norm may give wrong gradients for unusual strides, with right outputs."""
     fields = {"precision": "bf16", "depth": 5, "base_channels": 16, "receptive_field": 34}
-    (fast, _), (plain, _) = prepared(**fields), prepared(**fields, fast=False)
+    (quick, _), (plain, _) = prepared(**fields), prepared(**fields, fast=False)
     x, y = batch(size)
-    for model in (fast, plain):
+    for model in (quick, plain):
         (model.generator(x) - y).square().mean().backward()
         model.discriminator(x, y).square().mean().backward()
     for network in range(2):
         for (name, ours), theirs in zip(
-            fast[network].named_parameters(), plain[network].parameters(), strict=True
+            quick[network].named_parameters(), plain[network].parameters(), strict=True
         ):
             error = (ours.grad - theirs.grad).norm() / theirs.grad.norm()
             assert error < 0.2, f"{name}: {error}"
 
 
 @pytest.mark.parametrize("there, back", [("bf16", "fp32"), ("fp32", "bf16")])
-def test_a_run_goes_on_in_another_precision(pairs, tmp_path, there, back):
+def test_a_run_resumes_in_another_precision(pairs, tmp_path, there, back):
     """Moments laid out for one are laid out anew for the other, and their values stay."""
     train.train(config_for(pairs, tmp_path / "run", precision=there, epochs=1))
     saved = load_checkpoint(tmp_path / "run")
@@ -143,60 +143,58 @@ def test_a_run_goes_on_in_another_precision(pairs, tmp_path, there, back):
         for parameter, moments in optimizer.state.items():
             assert moments["exp_avg"].stride() == parameter.stride()
             assert moments["exp_avg_sq"].stride() == parameter.stride()
-    assert train.main(None, {"precision": back, "epochs": 2}, str(tmp_path / "run")) == 0
+    words = ["--resume", tmp_path / "run", "--precision", back, "--epochs", 2]
+    assert train.main(words) == 0
     assert load_checkpoint(tmp_path / "run")["config"]["precision"] == back
 
 
-def test_the_choice_of_a_cpu_is_the_same_while_others_use_it():
-    quiet, _ = choose_precision("auto", CPU)
-    hog = "import torch; a = torch.randn(1500, 1500)\nwhile True: a @ a"
-    hogs = [subprocess.Popen([sys.executable, "-c", hog]) for _ in range(4)]
-    try:
-        time.sleep(3)
-        busy = [choose_precision("auto", CPU)[0] for _ in range(3)]
-    finally:
-        for process in hogs:
-            process.kill()
-            process.wait()
-    assert busy == [quiet] * 3
+# ---- The choice of a precision ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("faster", ["bf16", "fp32"])
+@pytest.mark.parametrize("disturbed", ["bf16", "fp32"])
+def test_the_choice_of_a_cpu_is_the_same_while_others_use_it(monkeypatch, faster, disturbed):
+    """Other processes take time from this one: they delay it, and its own CPU time stays."""
+    used = [0.0]  # seconds of CPU time
+
+    def convolve(x, weight, **options):
+        kind = {torch.float32: "fp32", torch.bfloat16: "bf16"}[x.dtype]
+        used[0] += 0.001 if kind == faster else 0.002
+        if kind == disturbed:
+            time.sleep(0.005)
+
+    monkeypatch.setattr(fast.F, "conv2d", convolve)
+    monkeypatch.setattr(fast.time, "thread_time", lambda: used[0])
+    assert choose_precision("auto", CPU)[0] == faster
+
+
+def test_the_choice_leaves_the_number_of_threads_alone():
+    threads = torch.get_num_threads()
+    precision, reason = choose_precision("auto", CPU)
+    assert precision in ("fp32", "bf16") and "bf16 convolution takes" in reason
+    assert torch.get_num_threads() == threads
 
 
 def test_auto_is_settled_once_and_kept(pairs, tmp_path, monkeypatch, capsys):
     train.train(config_for(pairs, tmp_path, epochs=1, precision="auto"))
     settled = load_checkpoint(tmp_path)["config"]["precision"]
     assert settled in ("fp32", "bf16")
-    assert f"precision {settled}: a convolution takes" in capsys.readouterr().out
+    assert f"precision {settled}: a bf16 convolution takes" in capsys.readouterr().out
     assert choose_precision("fp32", CPU) == ("fp32", "as configured")
     other = {"fp32": "bf16", "bf16": "fp32"}[settled]
     monkeypatch.setattr(
-        train, "choose_precision", lambda asked, _: (other if asked == "auto" else asked, "")
+        fast, "choose_precision", lambda asked, _: (other if asked == "auto" else asked, "")
     )
-    train.main(None, {"epochs": 2}, str(tmp_path))
+    train.main(["--resume", tmp_path, "--epochs", 2])
     assert load_checkpoint(tmp_path)["config"]["precision"] == settled
 
 
-def test_what_fails_in_the_background_is_not_lost():
-    background, done = Background(), []
-    background.do(done.append, 1)
-    background.do(open, "/no/such/folder/file")
-    with pytest.raises(FileNotFoundError):
-        background.do(done.append, 2)
-    background.do(done.append, 3)
-    background.wait()
-    assert done == [1, 3]
+# ---- GPU --------------------------------------------------------------------------------------
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def test_what_was_begun_in_the_background_is_ended_even_after_an_error():
-    done = []
-    with pytest.raises(KeyError), Background() as background:
-        background.do(lambda: (time.sleep(0.3), done.append(1)))
-        raise KeyError
-    assert done == [1]
-    with pytest.raises(ZeroDivisionError), Background() as background:
-        background.do(lambda: 1 / 0)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_replayed_step_is_the_recorded_one(precision):
     device = torch.device("cuda")
@@ -210,7 +208,7 @@ def test_a_replayed_step_is_the_recorded_one(precision):
     assert graphed.graph is not None
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 def test_every_replay_draws_its_own_noise_and_can_be_repeated():
     device = torch.device("cuda")
     config = Config(**{**TINY, "device": "cuda", "learning_rate": 1e-30})
@@ -228,12 +226,12 @@ def test_every_replay_draws_its_own_noise_and_can_be_repeated():
     assert torch.allclose(train_step(model, x, y, config), first[0], rtol=0.02)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 def test_training_on_a_gpu_resumes_and_moves_to_the_cpu(pairs, tmp_path):
     config = config_for(pairs, tmp_path / "run", device="cuda", epochs=2, decay_epochs=1)
     assert train.train(config) == 0
     before = weights(tmp_path / "run")
-    assert train.main(None, {"epochs": 3}, str(tmp_path / "run")) == 0
+    assert train.main(["--resume", tmp_path / "run", "--epochs", 3]) == 0
     assert not equal(before, weights(tmp_path / "run"))
-    changes = {"device": "cpu", "precision": "fp32", "epochs": 4}
-    assert train.main(None, changes, str(tmp_path / "run")) == 0
+    words = ["--device", "cpu", "--precision", "fp32", "--epochs", 4]
+    assert train.main(["--resume", tmp_path / "run", *words]) == 0
