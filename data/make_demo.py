@@ -4,8 +4,9 @@
     python -m data.make_demo --output data/big --train 1000 --seed 7
 
 Files are laid out as in the facades dataset, photo left and labels right. A facade is drawn twice
-from one list of parts: flat for the label map, and with brick, glass and shadows for the photo. It
-follows from the seed, its split and its number alone.
+from one description, a list of (label, box): flat for the label map, and with brick, glass and
+shadows for the photo, with the sun at the upper left. It follows from the seed, its split and its
+number alone.
 """
 
 import argparse
@@ -15,17 +16,17 @@ from engine import cli
 from engine.cli import UserError
 
 DEMO_ROOT = Path("data/demo")
-COUNTS = {"train": 120, "val": 20, "test": 20}
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = cli.Parser(__doc__, "python -m data.make_demo [--output FOLDER] [--seed N] ...")
     parser.add_argument("--output", default=DEMO_ROOT, type=Path, help=f"default: {DEMO_ROOT}")
-    for split, count in COUNTS.items():
-        parser.add_argument(f"--{split}", type=int, default=count, help=f"pairs (default: {count})")
+    parser.add_argument("--train", type=int, default=120, help="pairs (default: 120)")
+    parser.add_argument("--val", type=int, default=20, help="pairs (default: 20)")
+    parser.add_argument("--test", type=int, default=20, help="pairs (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     options = parser.parse_args(argv)
-    for name, least in {**dict.fromkeys(COUNTS, 1), "seed": 0}.items():
+    for name, least in {"train": 1, "val": 1, "test": 1, "seed": 0}.items():
         if getattr(options, name) < least:
             raise UserError(f"--{name} is {getattr(options, name)}; it must be {least} or more")
     return options
@@ -46,91 +47,108 @@ SIZE = 256  # px, of each half
 SCALE = 2  # the photo is painted this much larger and then reduced, for smooth edges
 
 LABELS = PALETTES["demo"].classes
-COLORS = {  # of each material; a facade has one of them
-    "wall": [(196, 154, 112), (205, 178, 140), (184, 120, 92), (212, 196, 168), (170, 112, 88)],
-    "trim": [(232, 224, 208), (222, 208, 184), (240, 236, 226)],
-    "roof": [(126, 66, 50), (142, 78, 56), (112, 60, 50), (96, 92, 96)],
-    "blind": [(62, 92, 70), (72, 84, 66), (76, 92, 116)],
-    "door": [(92, 56, 34), (78, 50, 36), (104, 64, 40)],
-    "awning": [(168, 44, 40), (52, 84, 68), (64, 78, 120)],
-}
-CHANCES = {"pillar": 0.35, "molding": 0.5, "blind": 0.4, "deco": 0.4, "balcony": 0.7, "shop": 0.55}
-
 Box = tuple[int, int, int, int]  # left, top, right, bottom in px
 
+# How many of the facades have these.
+CHANCES = {
+    "brick": 0.5, "pillar": 0.35, "molding": 0.5, "blind": 0.4, "deco": 0.4, "balcony": 0.7,
+    "shop": 0.55,
+}  # fmt: skip
 
-# ---- The layout -------------------------------------------------------------------------------
+MATERIALS = {  # a facade has each in one of these colors
+    "plaster": [(196, 154, 112), (205, 178, 140), (184, 120, 92), (212, 196, 168), (170, 112, 88)],
+    "stone": [(232, 224, 208), (222, 208, 184), (240, 236, 226)],
+    "tiles": [(126, 66, 50), (142, 78, 56), (112, 60, 50)],
+    "paint": [(62, 92, 70), (72, 84, 66), (86, 100, 72)],
+    "wood": [(92, 56, 34), (78, 50, 36), (104, 64, 40)],
+    "cloth": [(168, 44, 40), (156, 52, 44), (178, 58, 46)],
+    "glass": [(88, 106, 122)],
+    "iron": [(58, 46, 40)],
+    "air": [(150, 184, 220)],
+    "concrete": [(158, 152, 146)],
+    "asphalt": [(134, 130, 124)],
+}
+
+LEDGE = [("shade", 1.08, 0.8), ("shadow",)]
+
+# How the photo shows a part: its material, if any, and methods of Canvas with their arguments.
+LOOKS = {
+    "sky": ("air", [("shade", 0.92, 1.2), ("speckle", 36, 0.05)]),
+    "neighbor": ("concrete", [("joints", 26, SIZE, 0.8), ("speckle", 1, 0.03)]),
+    "pavement": ("asphalt", [("joints", 7, 24, 0.82), ("speckle", 2, 0.05)]),
+    "roof": ("tiles", [("shade", 1.12, 0.92), ("speckle", 2, 0.07), ("joints", 3, 5, 0.75)]),
+    "wall": ("plaster", [("shade", 1.06, 0.9, 1), ("speckle", 1, 0.025), ("speckle", 30, 0.035)]),
+    "brick": (None, [("joints", 4, 9, 0.84)]),
+    "pillar": ("stone", [("shade", 1.0, 0.74, 1), ("joints", 12, SIZE, 0.8)]),
+    "cornice": ("stone", LEDGE),
+    "molding": ("stone", LEDGE),
+    "deco": ("stone", LEDGE),
+    "sill": ("stone", LEDGE),
+    "window": ("glass", [("reflect",), ("bars", 2, 3, (236, 232, 222))]),
+    "blind": ("paint", [("joints", 2, SIZE, 0.66), ("bars", 1, 1, (60, 70, 70))]),
+    "balcony": (None, [("bars", 8, 1, (46, 44, 46))]),
+    "door": ("wood", [("speckle", 2, 0.05), ("bars", 2, 2, (54, 34, 24))]),
+    "shop": ("iron", []),
+    "pane": ("glass", [("reflect",), ("bars", 2, 1, (48, 40, 36))]),
+    "awning": ("cloth", LEDGE),
+}
 
 
 def design_facade(random: np.random.Generator) -> list[tuple[str, Box]]:
-    """Draws the parts of a facade at random: (label, box), back to front."""
+    """Draws a facade at random: its parts, a key of LOOKS and a box each, back to front."""
     left, right = random.integers(6, 28), SIZE - random.integers(6, 28)
     eaves, ground = random.integers(44, 66), SIZE - random.integers(10, 20)
     floors, columns = random.integers(3, 5), random.integers(3, 6)
-    style = {label for label, chance in CHANCES.items() if random.random() < chance}
-    pillar = 8 if "pillar" in style else 0
+    missing = {part for part, chance in CHANCES.items() if random.random() >= chance}
+    door_column, balcony_floor = random.integers(columns), random.integers(1, floors - 1)
+    pillar = 0 if "pillar" in missing else 8
     floor_height = (ground - eaves - 6) / floors
     column_width = (right - left - 2 * pillar) / columns
-    width, height = (
-        column_width * random.uniform(0.4, 0.52),
-        floor_height * random.uniform(0.5, 0.6),
-    )
-    door_column, balcony_floor = random.integers(columns), random.integers(1, floors)
+    width, height = random.uniform((0.4, 0.5), (0.52, 0.6)) * (column_width, floor_height)
+    line = ground - floor_height
 
-    parts = []
+    parts = [("sky", (0, 0, SIZE, ground)), ("pavement", (0, ground, SIZE, SIZE))]
+    parts += [("neighbor", (0, 84, left, ground)), ("neighbor", (right, 96, SIZE, ground))]
     for row in range(random.integers(8, 12)):  # a hipped roof, a row of tiles at a time
         y, indent = eaves - 3 * row, 2 * row - 3
         parts.append(("roof", (left + indent, y - 3, right - indent, y)))
-    parts.append(("wall", (left, eaves, right, ground)))
-    for side in (left, right - pillar) if pillar else ():
-        parts.append(("pillar", (side, eaves, side + pillar, ground)))
+    parts += [(part, (left, eaves, right, ground)) for part in ("wall", "brick")]
+    parts += [("pillar", (x, eaves, x + pillar, ground)) for x in (left, right - pillar)]
     parts.append(("cornice", (left - 4, eaves - 2, right + 4, eaves + 6)))
-    line = ground - floor_height
     parts.append(("cornice", (left, line - 2, right, line + 3)))
-    for floor in range(floors):  # 0 is the top one
+    for floor, column in np.ndindex(floors, columns):  # floor 0 is the top one
         top = eaves + 6 + (floor + 0.18) * floor_height
-        for column in range(columns):
-            middle = left + pillar + (column + 0.5) * column_width
-            x0, x1 = middle - width / 2, middle + width / 2
-            if floor < floors - 1:
-                at_balcony = floor == balcony_floor and column % 2 == columns % 2
-                parts += design_window((x0, top, x1, top + height), style, at_balcony)
-            elif column == door_column:
-                parts.append(("molding", (x0 - 3, top - 3, x1 + 3, ground)))
-                parts.append(("door", (x0, top, x1, ground)))
-            elif "shop" in style:
-                half = column_width * 0.41
-                parts.append(("shop", (middle - half, top - 3, middle + half, ground - 5)))
-            else:
-                parts += design_window((x0, top, x1, top + height), style & {"molding"}, False)
-    return [(label, tuple(int(round(side)) for side in box)) for label, box in parts]
+        middle = left + pillar + (column + 0.5) * column_width
+        x0, x1 = middle - width / 2, middle + width / 2
+        if floor == floors - 1 and column == door_column:
+            parts.append(("molding", (x0 - 3, top - 3, x1 + 3, ground)))
+            parts.append(("door", (x0, top, x1, ground)))
+        elif floor == floors - 1 and "shop" not in missing:
+            x0, x1 = middle - 0.41 * column_width, middle + 0.41 * column_width
+            parts.append(("shop", (x0, top - 3, x1, ground - 5)))
+            parts.append(("pane", (x0 + 2, top + 7, x1 - 2, ground - 8)))
+            parts.append(("awning", (x0 - 1, top - 3, x1 + 1, top + 7)))
+        else:
+            without = set() if floor < floors - 1 else {"blind", "deco"}
+            if floor != balcony_floor or column % 2 != columns % 2:
+                without.add("balcony")
+            window = design_window(x0, top, x1, top + height)
+            parts += [part for part in window if part[0] not in without]
+    return [(part, tuple(map(round, box))) for part, box in parts if part not in missing]
 
 
-def design_window(box, style: set[str], at_balcony: bool) -> list[tuple[str, tuple]]:
-    """A window and what the style puts around it."""
-    left, top, right, bottom = box
+def design_window(left, top, right, bottom) -> list[tuple[str, tuple]]:
+    """A window with all that can be around it."""
     blind = 0.4 * (right - left)
-    parts = [
+    return [
         ("molding", (left - 3, top - 3, right + 3, bottom + 1)),
         ("blind", (left - blind, top, left, bottom)),
         ("blind", (right, top, right + blind, bottom)),
         ("deco", (left + 1, top - 9, right - 1, top - 3)),
+        ("window", (left, top, right, bottom)),
+        ("sill", (left - 3, bottom, right + 3, bottom + 4)),
+        ("balcony", (left - 6, bottom - 15, right + 6, bottom + 4)),
     ]
-    parts = [part for part in parts if part[0] in style] + [("window", box)]
-    if at_balcony and "balcony" in style:
-        return [*parts, ("balcony", (left - 6, bottom - 15, right + 6, bottom + 4))]
-    return [*parts, ("sill", (left - 3, bottom, right + 3, bottom + 4))]
-
-
-def draw_labels(parts: list[tuple[str, Box]]) -> Image.Image:
-    """The label map, in flat colors."""
-    image = Image.new("RGB", (SIZE, SIZE), LABELS["background"])
-    for label, (left, top, right, bottom) in parts:
-        ImageDraw.Draw(image).rectangle((left, top, right - 1, bottom - 1), fill=LABELS[label])
-    return image
-
-
-# ---- The photo --------------------------------------------------------------------------------
 
 
 class Canvas:
@@ -144,14 +162,16 @@ class Canvas:
         left, top, right, bottom = (max(0, round(side * SCALE)) for side in box)
         return self.pixels[top:bottom, left:right]
 
-    def fill(self, box, color) -> None:
-        self.region(box)[:] = color
-
     def shade(self, box, first: float, last: float, axis: int = 0) -> None:
         """Multiplies by a ramp from `first` to `last`, downwards (axis 0) or rightwards (1)."""
         region = self.region(box)
         ramp = np.linspace(first, last, region.shape[axis], dtype=np.float32)
         region *= ramp[:, None, None] if axis == 0 else ramp[None, :, None]
+
+    def shadow(self, box) -> None:
+        """The shadow below a box, as deep as the box is high, at most 7 px."""
+        left, top, right, bottom = box
+        self.shade((left + 1, bottom, right + 1, bottom + min(7, bottom - top)), 0.55, 1.0)
 
     def speckle(self, box, grain: int, strength: float) -> None:
         """Multiplies by smooth noise with spots about `grain` px wide."""
@@ -174,162 +194,71 @@ class Canvas:
         """A frame and the bars that divide it."""
         left, top, right, bottom = box
         for x in np.linspace(left, right - 1, columns + 1):
-            self.fill((x, top, x + 1, bottom), color)
+            self.region((x, top, x + 1, bottom))[:] = color
         for y in np.linspace(top, bottom - 1, rows + 1):
-            self.fill((left, y, right, y + 1), color)
+            self.region((left, y, right, y + 1))[:] = color
 
-
-def paint_background(canvas: Canvas, wall: Box) -> None:
-    """Sky with clouds, hazy neighboring buildings, the pavement."""
-    left, _, right, ground = wall
-    sky, pavement = (0, 0, SIZE, ground), (0, ground, SIZE, SIZE)
-    canvas.fill(sky, (150, 184, 220))
-    canvas.shade(sky, 0.92, 1.2)
-    canvas.speckle(sky, 36, 0.05)
-    for box in ((0, 84, left, ground), (right, 96, SIZE, ground)):
-        canvas.fill(box, (158, 152, 146))
-        canvas.joints(box, 26, SIZE, 0.8)
-        canvas.speckle(box, 1, 0.03)
-    canvas.fill(pavement, (134, 130, 124))
-    canvas.speckle(pavement, 2, 0.05)
-    canvas.joints(pavement, 7, 24, 0.82)
-
-
-def paint_roof(canvas: Canvas, box: Box, color) -> None:
-    canvas.fill(box, color * canvas.random.uniform(0.92, 1.08))
-    canvas.speckle(box, 2, 0.06)
-    canvas.joints(box, 3, 5, 0.75)
-
-
-def paint_plaster(canvas: Canvas, box: Box, color) -> None:
-    canvas.fill(box, color)
-    canvas.speckle(box, 1, 0.025)
-    canvas.speckle(box, 30, 0.035)
-    canvas.shade(box, 1.06, 0.9, axis=1)
-
-
-def paint_brick(canvas: Canvas, box: Box, color) -> None:
-    paint_plaster(canvas, box, color)
-    canvas.joints(box, 4, 9, 0.84)
-
-
-def paint_pillar(canvas: Canvas, box: Box, color) -> None:
-    canvas.fill(box, color * 0.94)
-    canvas.shade(box, 1.06, 0.78, axis=1)
-    canvas.joints(box, 12, SIZE, 0.8)
-
-
-def paint_ledge(canvas: Canvas, box: Box, color) -> None:
-    """Bright above, dark below, with a shadow as deep as it is high, at most 7 px."""
-    left, top, right, bottom = box
-    canvas.fill(box, color)
-    canvas.shade(box, 1.08, 0.8)
-    canvas.shade((left + 1, bottom, right + 1, bottom + min(7, bottom - top)), 0.55, 1.0)
-
-
-def paint_glass(canvas: Canvas, box: Box, color) -> None:
-    """A pane: sky reflected above, a dark room below, sometimes curtains."""
-    left, top, right, bottom = box
-    canvas.fill(box, (88, 106, 122))
-    canvas.shade(box, 1.25, 0.5)
-    if canvas.random.random() < 0.4:
-        width = (right - left) * 0.25
+    def reflect(self, box) -> None:
+        """Glass: sky reflected above, a dark room below, sometimes curtains."""
+        left, top, right, bottom = box
+        self.shade(box, 1.25, 0.5)
+        width = (right - left) / 4 if self.random.random() < 0.4 else 0
         for x in (left, right - width):
-            canvas.fill((x, top, x + width, bottom), (164, 162, 156))
-    canvas.shade((left, top, right, top + 3), 0.45, 0.9)
-
-
-def paint_window(canvas: Canvas, box: Box, color) -> None:
-    paint_glass(canvas, box, color)
-    canvas.bars(box, 2, 3, color)
-
-
-def paint_blind(canvas: Canvas, box: Box, color) -> None:
-    canvas.fill(box, color)
-    canvas.joints(box, 2, SIZE, 0.66)
-    canvas.bars(box, 1, 1, color * 0.85)
-
-
-def paint_balcony(canvas: Canvas, box: Box, color) -> None:
-    left, top, right, bottom = box
-    canvas.bars((left, top, right, bottom - 3), (right - left) // 4, 1, (46, 44, 46))
-    paint_ledge(canvas, (left - 1, bottom - 4, right + 1, bottom), color * 0.86)
-
-
-def paint_door(canvas: Canvas, box: Box, color) -> None:
-    left, top, right, bottom = box
-    canvas.fill(box, color)
-    canvas.speckle(box, 2, 0.05)
-    canvas.bars((left, top + 11, right, bottom), 2, 2, color * 0.6)
-    paint_glass(canvas, (left + 2, top + 2, right - 2, top + 9), color)
-
-
-def paint_shop(canvas: Canvas, box: Box, color) -> None:
-    left, top, right, bottom = box
-    pane = (left + 2, top + 10, right - 2, bottom - 3)
-    canvas.fill(box, (58, 46, 40))
-    paint_glass(canvas, pane, color)
-    canvas.bars(pane, 2, 1, (48, 40, 36))
-    paint_ledge(canvas, (left - 1, top, right + 1, top + 10), color)
-
-
-PAINTERS = {  # label: how it is painted, of what material
-    "roof": (paint_roof, "roof"),
-    "wall": (paint_plaster, "wall"),
-    "pillar": (paint_pillar, "trim"),
-    "cornice": (paint_ledge, "trim"),
-    "molding": (paint_ledge, "trim"),
-    "deco": (paint_ledge, "trim"),
-    "sill": (paint_ledge, "trim"),
-    "balcony": (paint_balcony, "trim"),
-    "window": (paint_window, "trim"),
-    "blind": (paint_blind, "blind"),
-    "door": (paint_door, "door"),
-    "shop": (paint_shop, "awning"),
-}
+            self.region((x, top, x + width, bottom))[:] = (164, 162, 156)
+        self.shade((left, top, right, top + 3), 0.45, 0.9)
 
 
 def draw_photo(parts: list[tuple[str, Box]], random: np.random.Generator) -> Image.Image:
-    """The photo of a facade, in materials drawn at random."""
+    """The photo of a facade, in colors drawn at random."""
     canvas = Canvas(random)
     colors = {
         material: np.float32(choices[random.integers(len(choices))]) * random.uniform(0.95, 1.05)
-        for material, choices in COLORS.items()
+        for material, choices in MATERIALS.items()
     }
-    painters = PAINTERS | ({"wall": (paint_brick, "wall")} if random.random() < 0.5 else {})
-    paint_background(canvas, next(box for label, box in parts if label == "wall"))
-    for label, box in parts:
-        paint, material = painters[label]
-        paint(canvas, box, colors[material])
+    for part, box in parts:
+        material, steps = LOOKS[part]
+        if material:
+            canvas.region(box)[:] = colors[material]
+        for method, *arguments in steps:
+            getattr(canvas, method)(box, *arguments)
     canvas.pixels += random.normal(0, 3, canvas.pixels.shape)
     pixels = canvas.pixels.clip(0, 255).round().astype(np.uint8)
     return Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BOX)
 
 
-# ---- The dataset ------------------------------------------------------------------------------
+def draw_labels(parts: list[tuple[str, Box]]) -> Image.Image:
+    """The label map, in flat colors."""
+    image = Image.new("RGB", (SIZE, SIZE), LABELS["background"])
+    for part, (left, top, right, bottom) in parts:
+        if part in LABELS:
+            box = (left, top, right - 1, bottom - 1)
+            ImageDraw.Draw(image).rectangle(box, fill=LABELS[part])
+    return image
 
 
 def make_pair(seed: int, split: int, number: int) -> Image.Image:
     """One side-by-side pair, 512x256: photo left, labels right."""
     random = np.random.default_rng([seed, split, number])
-    parts = design_facade(random)
+    facade = design_facade(random)
     pair = Image.new("RGB", (2 * SIZE, SIZE))
-    pair.paste(draw_photo(parts, random), (0, 0))
-    pair.paste(draw_labels(parts), (SIZE, 0))
+    pair.paste(draw_photo(facade, random), (0, 0))
+    pair.paste(draw_labels(facade), (SIZE, 0))
     return pair
 
 
-def make_demo(root: str | Path = DEMO_ROOT, seed: int = 0, **counts: int) -> None:
+def make_demo(
+    root: str | Path = DEMO_ROOT, train: int = 120, val: int = 20, test: int = 20, seed: int = 0
+) -> None:
     """Writes root/train, root/val and root/test as PNGs, and root/palette.json: all or nothing.
 
-    `counts` are pairs by split, where not those of COUNTS. Raises UserError if `root` exists.
+    Raises UserError if `root` exists.
     """
     root = Path(root)
     if root.exists():
         raise UserError(f"{root} already exists; remove it or choose another --output")
     unfinished = root.with_name(root.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    counts = COUNTS | counts
+    counts = {"train": train, "val": val, "test": test}
     with tqdm(total=sum(counts.values()), desc=f"making {root}", unit="pair") as bar:
         for index, (split, count) in enumerate(counts.items()):
             (unfinished / split).mkdir(parents=True)
@@ -341,8 +270,8 @@ def make_demo(root: str | Path = DEMO_ROOT, seed: int = 0, **counts: int) -> Non
 
 
 def main(argv=None) -> int:
-    options = vars(parse_arguments(argv))
-    make_demo(options.pop("output"), **options)
+    options = parse_arguments(argv)
+    make_demo(options.output, options.train, options.val, options.test, options.seed)
     return 0
 
 

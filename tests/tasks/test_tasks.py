@@ -104,11 +104,6 @@ def test_halves_in_folders_of_their_own_can_be_the_photos(tmp_path):
     assert to_image(dataset[0]["target"]) == photo(32, 32, 2)
 
 
-def test_pairs_used_as_photos_cause_a_message(pairs, capsys):
-    PairedDataset(config_for("inpainting", pairs), "train")
-    assert "--part A" in capsys.readouterr().out
-
-
 def test_limit_takes_the_first_images_of_each_split(photos, pairs):
     assert len(PairedDataset(config_for("style", photos, limit=3), "train")) == 3
     config = Config(**{**TINY, "data_root": str(pairs), "limit": 2})
