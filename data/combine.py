@@ -15,16 +15,23 @@ from pathlib import Path
 from engine import cli
 from engine.cli import UserError
 
+SPLITS = ("train", "val", "test")
+SHARE = 0.1  # of val, and of test
+
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = cli.Parser(__doc__, "python -m data.combine A B OUT [--val SHARE] [--test SHARE] ...")
     parser.add_argument("a", metavar="A", type=Path, help="folder of the left halves")
     parser.add_argument("b", metavar="B", type=Path, help="folder of the right halves")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to create")
-    parser.add_argument("--val", type=float, metavar="SHARE", help="held out (default: 0.1)")
-    parser.add_argument("--test", type=float, metavar="SHARE", help="held out (default: 0.1)")
-    parser.add_argument("--resize", action="store_true", help="resize B to the size of A")
-    parser.add_argument("--nearest", action="store_true", help="--resize without blending colors")
+    for split in ("val", "test"):
+        text = "share held out, if A and B have no splits (default: 0.1)"
+        parser.add_argument(f"--{split}", type=float, metavar="SHARE", help=text)
+    for name, filter_, text in (
+        ("--resize", "BICUBIC", "resize B to the size of A"),
+        ("--nearest", "NEAREST", "the same without blending colors, for labels"),
+    ):
+        parser.add_argument(name, dest="resample", action="store_const", const=filter_, help=text)
     return parser.parse_args(argv)
 
 
@@ -34,31 +41,25 @@ if __name__ == "__main__":
 import os
 import random
 import shlex
-import shutil
 from collections import Counter
+from contextlib import closing
+from tempfile import TemporaryDirectory
 
 from PIL import Image
 
 from engine.images import ENDINGS, MAX_PIXELS, is_image, natural_order, read_image, save_image
 from engine.loading import in_threads
-from engine.pairs import stop
-
-SPLITS = ("train", "val", "test")
-SHARE = 0.1  # of val, and of test
 
 
 def find_files(root: Path, in_splits: bool) -> dict[str, Path]:
-    """All images below a folder in natural order, by split/name, or by name if not in splits.
-
-    Raises UserError if there are none, if two have one name, or if one is outside of the splits.
-    """
-    files = []
-    for folder, subfolders, names in os.walk(root, onerror=stop, followlinks=True):
-        subfolders[:] = (name for name in subfolders if not name.startswith("."))  # thumbnails etc.
-        files += filter(is_image, (Path(folder, name) for name in names))
+    """All images below a folder in natural order, by split/name, or by name if not in splits."""
+    walk = os.walk(root, followlinks=True)
+    files = [Path(folder, name) for folder, _, names in walk for name in names]
     found = {}
-    for file in sorted(files, key=natural_order):
+    for file in sorted(filter(is_image, files), key=natural_order):
         *folders, _ = file.relative_to(root).parts
+        if any(folder.startswith(".") for folder in folders):  # thumbnails etc.
+            continue
         if in_splits and (not folders or folders[0] not in SPLITS):
             raise UserError(f"{file} is in none of {root}'s folders {', '.join(SPLITS)}")
         split = folders.pop(0) + "/" if in_splits else ""
@@ -71,35 +72,63 @@ def find_files(root: Path, in_splits: bool) -> dict[str, Path]:
     return found
 
 
-def find_partners(a: Path, b: Path, in_splits: bool) -> dict[str, tuple[Path, Path]]:
-    """The images of A and B by their common names. Raises UserError if one has no partner."""
-    files_a, files_b = (find_files(root, in_splits) for root in (a, b))
-    for files, others, other_root in ((files_a, files_b, b), (files_b, files_a, a)):
-        alone = [name for name in files if name not in others]
-        if alone:
-            more = f" ({len(alone)} files have none)" if len(alone) > 1 else ""
-            raise UserError(
-                f"{files[alone[0]]} has no partner {alone[0]} in {other_root}{more}; the names of "
-                "a pair may differ only in their endings"
-            )
-    return {name: (file, files_b[name]) for name, file in files_a.items()}
-
-
-def draw_splits(names: list[str], val: float, test: float) -> dict[str, str]:
-    """A split for each name, the same ones for the same names."""
-    shuffled = names.copy()
-    random.Random(0).shuffle(shuffled)
-    vals, tests = (round(share * len(names)) for share in (val, test))
-    if vals + tests >= len(names):
-        raise UserError(f"--val {val} and --test {test} leave none of {len(names)} to train on")
-    splits = ["val"] * vals + ["test"] * tests + ["train"] * (len(names) - vals - tests)
-    return dict(zip(shuffled, splits, strict=True))
-
-
-def plan(
-    a: Path, b: Path, out: Path, val: float | None, test: float | None
+def find_partners(
+    a: Path, b: Path, val: float | None, test: float | None
 ) -> dict[str, tuple[Path, Path]]:
-    """The files of each pair by split/name. Raises UserError if they cannot be combined."""
+    """The files of each pair by split/name. Without splits, draws the same ones every time."""
+    in_splits = any((root / split).is_dir() for root in (a, b) for split in SPLITS)
+    files_a, files_b = (find_files(root, in_splits) for root in (a, b))
+    alone = list(files_a.keys() ^ files_b.keys())
+    if alone:
+        name = min(alone)
+        raise UserError(
+            f"{(files_a | files_b)[name]} has no partner {name} in {b if name in files_a else a}; "
+            f"names may differ only in their endings (files without a partner: {len(alone)})"
+        )
+    pairs = {name: (file, files_b[name]) for name, file in files_a.items()}
+    if in_splits:
+        if val is not None or test is not None:
+            raise UserError(f"--val and --test are for folders without splits, unlike {a} and {b}")
+        return pairs
+    val, test = (SHARE if share is None else share for share in (val, test))
+    count = len(pairs)
+    shares_fit = 0 <= val < 1 and 0 <= test < 1
+    if not shares_fit or round(val * count) + round(test * count) >= count:
+        raise UserError(
+            f"--val {val} and --test {test} must be 0 or more and leave some of {count} pairs for "
+            "training"
+        )
+    names = list(pairs)
+    random.Random(0).shuffle(names)
+    splits = ["val"] * round(val * count) + ["test"] * round(test * count) + ["train"] * count
+    split_of = dict(zip(names, splits, strict=False))
+    return {f"{split_of[name]}/{name}": files for name, files in pairs.items()}
+
+
+def side_by_side(a: Path, b: Path, resample: str | None) -> Image.Image:
+    """Both files as one RGB image. Raises UserError if a file is bad or the sizes differ."""
+    left, right = read_image(a), read_image(b)
+    (width, height), other = left.size, f"{right.width}x{right.height}"
+    if 2 * width * height > MAX_PIXELS:
+        limit = f"{MAX_PIXELS / 1e6:.0f} megapixels"
+        raise UserError(f"{a} is {width}x{height}; a pair of them would exceed {limit}")
+    if right.size != left.size:
+        if resample is None:
+            sizes = f"{a} is {width}x{height} but {b} is {other}"
+            raise UserError(f"{sizes}; they must have one size (--resize resizes B)")
+        right = right.resize(left.size, Image.Resampling[resample])
+    pair = Image.new("RGB", (2 * width, height))
+    pair.paste(left, (0, 0))
+    pair.paste(right, (width, 0))
+    return pair
+
+
+def combine(a: Path, b: Path, out: Path, val=None, test=None, resample=None) -> Counter:
+    """Makes OUT of A and B, all of it or nothing, and returns the number of pairs of each split.
+
+    `resample` is how B is resized to A's size: BICUBIC, NEAREST or None, not at all. Raises
+    UserError at the first file that is no pair, and if OUT exists.
+    """
     for folder in (a, b):
         if not folder.is_dir():
             raise UserError(f"folder {folder} does not exist")
@@ -107,79 +136,26 @@ def plan(
             raise UserError(f"{out} is inside {folder}; OUT must be outside of A and B")
     if a.resolve() == b.resolve():
         raise UserError(f"A and B are the same folder, {a}")
-    for path, origin in ((out, ""), (unfinished(out), ", left by a killed attempt")):
-        if path.exists() or path.is_symlink():
-            raise UserError(f"{path} already exists{origin}; remove it or choose another OUT")
-    in_splits = any((root / split).is_dir() for root in (a, b) for split in SPLITS)
-    for name, share in (("val", val), ("test", test)):
-        if share is not None and in_splits:
-            raise UserError(f"--{name} is for folders without splits, but {a} or {b} has them")
-        if share is not None and not 0 <= share < 1:
-            raise UserError(f"--{name} is {share}; it must be at least 0 and below 1")
-    pairs = find_partners(a, b, in_splits)
-    if not in_splits:
-        shares = [SHARE if share is None else share for share in (val, test)]
-        splits = draw_splits(list(pairs), *shares)
-        pairs = {f"{splits[name]}/{name}": files for name, files in pairs.items()}
-    return pairs
+    if out.exists() or out.is_symlink():
+        raise UserError(f"{out} already exists; remove it or choose another OUT")
+    pairs = find_partners(a, b, val, test)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f"{out.name}.unfinished-", dir=out.parent) as unfinished:
+        complete = Path(unfinished, "complete")
 
+        def write(name: str) -> None:
+            save_image(side_by_side(*pairs[name], resample), complete / f"{name}.png")
 
-def unfinished(out: Path) -> Path:
-    return Path(f"{out}.unfinished")
-
-
-def combine(
-    a: Path,
-    b: Path,
-    out: Path,
-    val: float | None = None,
-    test: float | None = None,
-    resample: Image.Resampling | None = None,
-) -> Counter:
-    """Makes OUT of A and B, all of it or nothing, and returns the number of pairs of each split.
-
-    `val` and `test` are shares, for folders without splits; `resample` is how B is resized to A's
-    size. Raises UserError on anything that is no pair, and if OUT exists.
-    """
-    pairs = plan(a, b, out, val, test)
-
-    def write(name: str) -> None:
-        save_image(side_by_side(*pairs[name], resample), unfinished(out) / f"{name}.png")
-
-    try:
-        for _ in in_threads(write, pairs, f"writing {out}"):
-            pass
-        unfinished(out).rename(out)
-    finally:
-        shutil.rmtree(unfinished(out), ignore_errors=True)
+        with closing(in_threads(write, pairs, f"writing {out}")) as written:
+            for _ in written:
+                pass
+        complete.rename(out)
     return Counter(name.partition("/")[0] for name in pairs)
-
-
-def side_by_side(a: Path, b: Path, resample: Image.Resampling | None) -> Image.Image:
-    """Both files as one RGB image. Raises UserError if a file is bad or the sizes differ."""
-    left, right = read_image(a), read_image(b)
-    (width, height), other = left.size, f"{right.width}x{right.height}"
-    if right.size != left.size and resample is None:
-        raise UserError(
-            f"{a} is {width}x{height} but {b} is {other}; they must have one size (--resize "
-            "resizes B)"
-        )
-    if 2 * width * height > MAX_PIXELS:
-        limit = f"{MAX_PIXELS / 1e6:.0f} megapixels"
-        raise UserError(f"{a} is {width}x{height}; a pair of them would exceed {limit}")
-    pair = Image.new("RGB", (2 * width, height))
-    pair.paste(left, (0, 0))
-    pair.paste(right if right.size == left.size else right.resize(left.size, resample), (width, 0))
-    return pair
 
 
 def main(argv=None) -> int:
     options = parse_arguments(argv)
-    resample = Image.Resampling.BICUBIC if options.resize else None
-    if options.nearest:
-        resample = Image.Resampling.NEAREST
-    out = options.out
-    counts = combine(options.a, options.b, out, options.val, options.test, resample)
+    counts, out = combine(**vars(options)), options.out
     print(f"wrote {out}: {', '.join(f'{split} {counts[split]}' for split in SPLITS)} pairs")
     print(f"next: python train.py --data_root {shlex.quote(str(out))} --direction AtoB")
     print(f"(AtoB translates {options.a} to {options.b}; BtoA the other way round)")

@@ -72,11 +72,9 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     parser.add_argument("--output", default="data", metavar="FOLDER", help="default: data")
     parser.add_argument("--source", default=SOURCE, metavar="URL", help=f"default: {SOURCE}")
     options = parser.parse_args(argv)
-    name, source = options.name, options.source
-    if name not in DATASETS:
-        raise UserError(f"unknown dataset {name!r}{cli.nearest(name, DATASETS)}")
-    if not source.startswith(("http://", "https://")):
-        raise UserError(f"--source is {source!r}; it must begin with http:// or https://")
+    if options.name not in DATASETS:
+        hint = cli.nearest(options.name, DATASETS)
+        raise UserError(f"unknown dataset {options.name!r}{hint}")
     return options
 
 
@@ -89,9 +87,9 @@ import shlex
 import shutil
 import tarfile
 import time
-import urllib.error
-import urllib.request
 import zlib
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
@@ -99,123 +97,77 @@ from metrics.palettes import PALETTES, write_palette
 
 ATTEMPTS = 5  # in a row that end without a new byte
 BLOCK = 2**20
-# Images hardly compress; an archive that expands more than this is no dataset.
-MAX_EXPANSION = 20
+MAX_EXPANSION = 20  # images hardly compress; an archive that expands more is no dataset
 
 
-def introduction(name: str) -> str:
-    """What will be downloaded, under which terms, and what to cite."""
-    holds, terms, cite, _ = DATASETS[name]
-    cite = "; ".join(filter(None, (CITE, cite)))
-    return f"{name}: {holds}\n  terms  {terms}\n  cite   {cite}"
-
-
-def need_space(folder: Path, size: int, purpose: str) -> None:
+def need_space(folder: Path, size: int) -> None:
     """Raises UserError unless `size` bytes are free in a folder."""
     free = shutil.disk_usage(folder).free
     if size > free:
         raise UserError(
-            f"{purpose} needs {size / 1e6:,.0f} MB in {folder.absolute()}, which has "
-            f"{free / 1e6:,.0f} MB free; make room or choose another --output"
+            f"it needs {size / 1e6:,.0f} MB in {folder.absolute()}, which has {free / 1e6:,.0f} MB "
+            "free; make room or choose another --output"
         )
-
-
-# ---- The download -----------------------------------------------------------------------------
 
 
 def download(url: str, path: Path) -> None:
     """Fetches a file, resuming an earlier attempt. Raises UserError."""
     part = path.with_name(path.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    failures = 0
+    failures, most = 0, 0
     with tqdm(desc=f"downloading {path.name}", unit="B", unit_scale=True) as bar:
         while True:
-            before = size_of(part)
             try:
                 if fetch_rest(url, part, bar):
                     break
                 reason = "the connection broke"
-            except UserError:
-                raise
-            except urllib.error.HTTPError as error:
-                raise UserError(f"{url} answers {error.code} {error.reason}") from error
-            except (OSError, ValueError, http.client.HTTPException) as error:
+            except (HTTPError, ValueError) as error:  # trying again would not help
+                raise UserError(f"{url} cannot be downloaded: {error}") from error
+            except (OSError, http.client.HTTPException) as error:
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
-            failures = 0 if size_of(part) > before else failures + 1
+            failures = 0 if bar.n > most else failures + 1
+            most = max(most, bar.n)
             if failures == ATTEMPTS:
-                raise UserError(f"{url} cannot be downloaded ({reason}); repeat the command later")
-            time.sleep(min(failures, 5))
+                raise UserError(f"{url} cannot be downloaded: {reason}; repeat the command later")
+            time.sleep(failures)
     part.replace(path)
     version_file(part).unlink(missing_ok=True)
 
 
+def version_file(part: Path) -> Path:
+    """Beside a partial download: the ETag or date of the file it belongs to."""
+    return part.with_name(part.name + ".version")
+
+
 def fetch_rest(url: str, part: Path, bar: tqdm) -> bool:
-    """Appends what `part` lacks until the connection breaks. Returns whether the file is complete.
-    Raises UserError if there is no space for it."""
-    have, version = size_of(part), read_version(part)
+    """Appends what `part` lacks until the connection breaks, or starts again if the file has
+    changed. Returns whether it is complete. Raises UserError if there is no space for it."""
+    have = part.stat().st_size if part.exists() else 0
+    version = version_file(part).read_text("utf-8") if version_file(part).exists() else ""
     headers = {"Range": f"bytes={have}-"} if have else {}
     if have and version:
         headers["If-Range"] = version  # a changed file is sent from its beginning
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
-    except urllib.error.HTTPError as error:
-        size = error.headers.get("Content-Range", "").rpartition("/")[2]
-        if error.code == 416 and size == str(have):  # it was complete already
+        response = urlopen(Request(url, headers=headers), timeout=60)
+    except HTTPError as error:
+        if error.code == 416 and have:  # nothing is left
             return True
-        if error.code == 416 and have:  # the file has become shorter
-            part.unlink()
-            return False
         raise
     with response, open(part, "ab") as file:
-        if response.status == 206:
-            # Some servers ignore If-Range or the range itself.
-            kind = "ETag" if version.startswith('"') else "Last-Modified"
-            changed = version and response.headers.get(kind, version) != version
-            begin = response.headers.get("Content-Range", "").partition("-")[0]
-            if changed or begin != f"bytes {have}":
-                file.truncate(0)
-                return False
-        else:  # sent from the beginning
-            file.truncate(0)
-            if have and version:
-                bar.write(f"{url} has changed since the download began; restarting it")
+        if response.status != 206:  # sent from the beginning
             have = 0
-            # Before the first byte of the new version, so that it never describes an older one.
-            version_file(part).write_text(version_of(response.headers), encoding="latin-1")
+            file.truncate(0)
+            tag, date = (response.headers.get(name, "") for name in ("ETag", "Last-Modified"))
+            # A weak ETag is not for ranges.
+            version_file(part).write_text(tag if tag.startswith('"') else date, "utf-8")
         length = response.headers.get("Content-Length")
-        bar.total = have + int(length) if length else None
-        bar.n = have
+        bar.n, bar.total = have, have + int(length) if length else None
         if length:  # for the archive and, unpacked, about as much again
-            need_space(part.parent, int(length) + bar.total, f"downloading and unpacking {url}")
+            need_space(part.parent, int(length) + bar.total)
         while block := response.read(BLOCK):
             file.write(block)
             bar.update(len(block))
-        return length is None or bar.n == bar.total
-
-
-def size_of(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def version_file(part: Path) -> Path:
-    """Beside a partial download: the version of the file it belongs to."""
-    return part.with_name(part.name + ".version")
-
-
-def read_version(part: Path) -> str:
-    """Empty if unknown."""
-    file = version_file(part)
-    version = file.read_text(encoding="latin-1") if file.exists() else ""
-    return version if version.isprintable() else ""
-
-
-def version_of(headers) -> str:
-    """The ETag, or the date if the ETag is weak, which does not promise equal bytes."""
-    tag = headers.get("ETag", "")
-    return tag if tag.startswith('"') else headers.get("Last-Modified", "")
-
-
-# ---- The archive ------------------------------------------------------------------------------
+    return length is None or bar.n == bar.total
 
 
 def unpacked_size(archive: Path) -> int:
@@ -227,7 +179,7 @@ def unpacked_size(archive: Path) -> int:
         while block := file.read(BLOCK):
             size += len(block)
             if size > limit:
-                raise UserError(f"{archive} would expand to over {MAX_EXPANSION} times its size")
+                raise UserError(f"it would expand to over {MAX_EXPANSION} times its size")
             bar.update(len(block))
     return size
 
@@ -235,48 +187,27 @@ def unpacked_size(archive: Path) -> int:
 def unpack(archive: Path, folder: Path) -> None:
     """Unpacks a .tar.gz that holds one folder, as `folder`: all of it or nothing.
 
-    Raises UserError on anything but regular files and folders inside of it, on an archive that is
-    damaged or expands too much, and if there is no space.
+    Raises UserError if it is damaged, reaches out of its folder or does not fit on the disk.
     """
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        need_space(archive.parent, unpacked_size(archive), f"unpacking {archive}")
+        need_space(archive.parent, unpacked_size(archive))
         with tarfile.open(archive) as tar:
             for member in tqdm(tar, f"unpacking {archive.name}", unit="file"):
-                if not (member.isfile() or member.isdir()):
-                    raise UserError(f"{archive}: {member.name!r} is neither a file nor a folder")
-                # Not by tar.extract, whose filters older Pythons lack.
-                path = (unfinished / member.name).resolve()
-                if not path.is_relative_to(unfinished.resolve()):
-                    raise UserError(f"{archive}: {member.name!r} is outside of its folder")
-                (path if member.isdir() else path.parent).mkdir(parents=True, exist_ok=True)
-                if member.isfile():
-                    with tar.extractfile(member) as source, open(path, "xb") as target:
-                        shutil.copyfileobj(source, target)
-        inside = unfinished / folder.name
-        if not inside.is_dir():
-            raise UserError(f"{archive} holds no folder {folder.name!r}")
-        inside.rename(folder)
-    except UserError:
-        raise
-    except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
+                tar.extract(member, unfinished, filter="data")  # nothing outside, no devices
+        (unfinished / folder.name).rename(folder)
+    except (tarfile.ReadError, zlib.error, EOFError, gzip.BadGzipFile) as error:
         archive.unlink()  # or the next attempt would use it
         raise UserError(f"{archive} was damaged ({error}) and is deleted; try again") from error
-    except (ValueError, OSError) as error:
+    except (tarfile.TarError, ValueError, OSError) as error:
         raise UserError(f"{archive} cannot be unpacked: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def count_images(folder: Path) -> dict[str, int]:
-    """The number of files in each split."""
-    splits = [folder / name for name in ("train", "val", "test") if (folder / name).is_dir()]
-    return {s.name: sum(not file.name.startswith(".") for file in s.iterdir()) for s in splits}
-
-
 def in_words(counts: dict[str, int]) -> str:
-    return ", ".join(f"{split} {count}" for split, count in counts.items()) or "no"
+    return ", ".join(f"{split} {count}" for split, count in counts.items())
 
 
 def main(argv=None) -> int:
@@ -284,20 +215,22 @@ def main(argv=None) -> int:
     name, folder = options.name, Path(options.output, options.name)
     if folder.exists():
         raise UserError(f"{folder} already exists; remove it to download it again")
-    archive = folder.with_name(f"{name}.tar.gz")
-    print(introduction(name))
+    holds, terms, cite, expected = DATASETS[name]
+    print(f"{name}: {holds}\n  terms  {terms}\n  cite   {CITE}{cite and '; ' + cite}")
     print("(an interrupted download resumes when the command is repeated)", flush=True)
+    archive = folder.with_name(f"{name}.tar.gz")
     if not archive.exists():
         download(f"{options.source.rstrip('/')}/{archive.name}", archive)
     unpack(archive, folder)
     archive.unlink()
     if name in PALETTES:
         write_palette(PALETTES[name], folder)
-    counts, expected = count_images(folder), DATASETS[name].images
+    counts = {split: len(list(folder.glob(f"{split}/[!.]*"))) for split in ("train", "val", "test")}
+    counts = {split: count for split, count in counts.items() if count}
     print(f"wrote {folder}: {in_words(counts)} images")
     if expected and counts != expected:
         print(f"warning: the authors' release has {in_words(expected)}; this one differs")
-    preset = {"night2day": "day2night"}.get(name, name)
+    preset = "day2night" if name == "night2day" else name
     elsewhere = "" if folder == Path("data") / name else f" --data_root {shlex.quote(str(folder))}"
     print(f"next: python train.py {preset}{elsewhere}")
     return 0

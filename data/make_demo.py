@@ -4,9 +4,8 @@
     python -m data.make_demo --output data/big --train 1000 --seed 7
 
 Files are laid out as in the facades dataset, photo left and labels right. A facade is drawn twice
-from one description, a list of (label, box): flat for the label map, and with brick, glass and
-shadows for the photo, with the sun at the upper left. It follows from the seed, its split and its
-number alone.
+from one list of parts: flat for the label map, and with brick, glass and shadows for the photo. It
+follows from the seed, its split and its number alone.
 """
 
 import argparse
@@ -221,7 +220,7 @@ def draw_photo(parts: list[tuple[str, Box]], random: np.random.Generator) -> Ima
             canvas.region(box)[:] = colors[material]
         for method, *arguments in steps:
             getattr(canvas, method)(box, *arguments)
-    canvas.pixels += random.normal(0, 3, canvas.pixels.shape)
+    canvas.pixels += 3 * random.standard_normal(canvas.pixels.shape, np.float32)
     pixels = canvas.pixels.clip(0, 255).round().astype(np.uint8)
     return Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BOX)
 

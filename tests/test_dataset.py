@@ -311,7 +311,7 @@ def test_bad_data_found_by_a_worker_is_still_one_line(tmp_path):
     config = config_for(tmp_path, cache_gb=0.0, num_workers=1)
     data = PairedDataset(config, "train")
     with pytest.raises(UserError, match=BAD_DATA[broken]) as refusal:
-        list(load_pairs(data))
+        list(load_pairs(data, TrainingOrder(1, batch_size=1, epochs=1, seed=0)))
     assert "\n" not in str(refusal.value) and "UserError" not in str(refusal.value)
 
 

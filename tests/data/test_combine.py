@@ -144,11 +144,12 @@ def test_what_cannot_be_combined_is_an_error_in_one_line(tmp_path):
         ((a, b, b / "deep" / "er"), {}, f"is inside {b}"),
         ((a, b, empty), {}, f"{empty} already exists"),
         ((a, b, Path(".")), {}, ". already exists"),
+        (split, {"val": 0.2}, "--val and --test are for folders without splits"),
         ((a, split[0], out), {}, f"is in none of {a}'s folders train, val, test"),
-        (split, {"val": 0.2}, "--val is for folders without splits"),
-        ((a, b, out), {"val": 1.5}, "--val is 1.5; it must be at least 0 and below 1"),
-        ((a, b, out), {"test": float("nan")}, "--test is nan"),
-        ((a, b, out), {"val": 0.5, "test": 0.5}, "leave none of 4 to train on"),
+        ((a, b, out), {"val": 1.5}, "--val 1.5 and --test 0.1 must be 0 or more and leave some of"),
+        ((a, b, out), {"val": -0.1}, "--val -0.1"),
+        ((a, b, out), {"test": float("nan")}, "--test nan"),
+        ((a, b, out), {"val": 0.5, "test": 0.5}, "leave some of 4 pairs for training"),
     ]
     before = files_of(tmp_path)
     for folders, shares, line in cases:
@@ -183,7 +184,7 @@ def test_a_file_that_is_no_part_of_a_pair_leaves_nothing(tmp_path):
 
     a, b, out = make_folders(tmp_path, range(4))
     save_image(a / "lonely2.png")
-    refused(naming=save_image(a / "lonely1.png"), saying="(2 files have none)")
+    refused(naming=save_image(a / "lonely1.png"), saying="(files without a partner: 2)")
     refused(naming=a / "lonely2.png", saying=f"has no partner lonely2 in {b};")
     refused(naming=save_image(b / "lonely.png"), saying=f"has no partner lonely in {a};")
     refused(naming=save_image(b / "1.webp"), saying="would both become 1.png")
@@ -201,14 +202,11 @@ def test_existing_files_are_never_overwritten_or_removed(tmp_path):
     a, b, out = make_folders(tmp_path, range(3))
     unfinished = tmp_path / "out.unfinished"
     kept = save_image(unfinished / "mine.png")
-    with pytest.raises(UserError, match=r"out\.unfinished already exists, .* killed .*; remove it"):
-        combine(a, b, out)
-    assert kept.exists() and not out.exists()
     with pytest.raises(UserError, match="is inside"):
         combine(tmp_path, b, out)
-    kept.unlink()
-    unfinished.rmdir()
     combine(a, b, out)
+    assert kept.exists()
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out", "out.unfinished"]
     with pytest.raises(UserError, match="already exists"):
         combine(a, b, out)
 
@@ -221,7 +219,7 @@ def test_ctrl_c_leaves_nothing(tmp_path):
         words, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     until = time.monotonic() + 100
-    while not (tmp_path / "out.unfinished").exists() and time.monotonic() < until:
+    while not list(tmp_path.glob("out.unfinished-*/*")) and time.monotonic() < until:
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=100)

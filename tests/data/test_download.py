@@ -156,17 +156,23 @@ def test_the_rest_is_requested_from_the_same_version(serve, tmp_path, versions, 
 @pytest.mark.parametrize("if_range", [True, False])
 @pytest.mark.parametrize("kind", [0, 1])
 def test_an_archive_that_has_changed_is_downloaded_anew(serve, tmp_path, if_range, kind):
-    """Whether or not the server respects If-Range; `kind` is how versions are told apart."""
+    """At once, or if the server ignores If-Range at the second attempt, as the checksum differs.
+    `kind` is how versions are told apart."""
     served = tmp_path / "served" / "facades.tar.gz"
     now = served.read_bytes()
     served.write_bytes(random.Random(0).randbytes(len(now)))
     data = tmp_path / "data"
-    with pytest.raises(UserError, match="answers 503"):
+    with pytest.raises(UserError, match="503"):
         fetch(serve(break_after=700, most=1, versions=[(ETAG, DATE)[kind]]))
     assert (data / "facades.tar.gz.part").read_bytes() == served.read_bytes()[:700]
     served.write_bytes(now)
     other = (("ETag", '"3-4b"'), ("Last-Modified", "Tue, 02 Jan 2024 00:00:00 GMT"))[kind]
-    fetch(serve(if_range=if_range, versions=[other]))
+    address = serve(if_range=if_range, versions=[other])
+    if not if_range:
+        with pytest.raises(UserError, match=r"was damaged .* and is deleted; try again"):
+            fetch(address)
+        assert not list(data.iterdir())
+    fetch(address)
     assert serve.handler.asked[0] == "bytes=700-"
     assert serve.handler.asked_if[0] == (ETAG, DATE)[kind][1]
     assert same_files(data / "facades", tmp_path / "made" / "facades")
@@ -178,8 +184,7 @@ def test_without_space_nothing_is_downloaded_or_unpacked(serve, tmp_path, monkey
         fetch(serve(length=str(10**18)))  # an exabyte
     assert len(serve.handler.asked) == 1
     line = str(error.value)
-    assert line.startswith("downloading and unpacking http")
-    assert "facades.tar.gz needs 2,000,000,000,000 MB in" in line
+    assert "facades.tar.gz cannot be downloaded: it needs 2,000,000,000,000 MB in" in line
     assert str(tmp_path / "data") in line and "MB free" in line
     assert not (tmp_path / "data" / "facades.tar.gz.part").stat().st_size
 
@@ -187,7 +192,7 @@ def test_without_space_nothing_is_downloaded_or_unpacked(serve, tmp_path, monkey
     before = sorted(tmp_path.rglob("*"))
     free = archive.stat().st_size  # enough for the archive, but not for its contents
     monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
-    with pytest.raises(UserError, match=r"^unpacking .*facades.tar.gz needs 0 MB in .* 0 MB free"):
+    with pytest.raises(UserError, match=r"facades.tar.gz cannot be unpacked: it needs 0 MB in"):
         unpack(archive, archive.with_name("facades"))
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -229,11 +234,11 @@ def test_label_maps_come_with_their_palette(serve, tmp_path):
 def test_mistakes_are_errors_in_one_line(serve, tmp_path):
     address = serve()
     cases = {
-        (address, "maps"): "maps.tar.gz answers 404",
+        (address, "maps"): "maps.tar.gz cannot be downloaded: HTTP Error 404",
         (address, "facade"): "unknown dataset 'facade'; did you mean 'facades'?",
         (serve(length="all"), "facades"): "cannot be downloaded",
         ("http://[::1", "facades"): "cannot be downloaded",
-        ("ftp.nowhere", "facades"): "--source is 'ftp.nowhere'",
+        ("ftp.nowhere", "facades"): "cannot be downloaded: unknown url type",
     }
     for (source, name), line in cases.items():
         with pytest.raises(UserError) as error:
@@ -268,7 +273,6 @@ def file(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.Ta
 HOSTILE = {
     "up": [(file("../escaped.txt"), b"x")],
     "up within": [(file("facades/../../escaped.txt"), b"x")],
-    "absolute": [(file("{outside}/escaped.txt"), b"x")],
     "link": [
         (file("facades/link", tarfile.SYMTYPE, "{outside}"), b""),
         (file("facades/link/escaped.txt"), b"x"),
@@ -299,6 +303,15 @@ def test_nothing_in_an_archive_gets_out_of_its_folder(tmp_path, members):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_an_absolute_path_in_an_archive_is_dropped(tmp_path):
+    outside = tmp_path / "outside"
+    members = [(file("facades/train/1.jpg"), b"x"), (file(f"{outside}/escaped.txt"), b"x")]
+    unpack(archive_of(tmp_path / "facades.tar.gz", *members), tmp_path / "facades")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(path.name for path in files) == ["1.jpg", "facades.tar.gz"]
+    assert not outside.exists()
+
+
 def test_a_damaged_archive_leaves_nothing(serve, tmp_path):
     data = (tmp_path / "served" / "facades.tar.gz").read_bytes()
     place = random.Random(0)
@@ -310,7 +323,7 @@ def test_a_damaged_archive_leaves_nothing(serve, tmp_path):
     for broken in broken_ones:
         archive = tmp_path / "facades.tar.gz"
         archive.write_bytes(broken)
-        with pytest.raises(UserError, match="was damaged"):
+        with pytest.raises(UserError, match=r"was damaged"):
             unpack(archive, tmp_path / "facades")
         assert not list(tmp_path.glob("facades*/"))
 
