@@ -62,12 +62,8 @@ def read_description(folder: Path) -> dict:
     description = read_json(file)
     version = description.get("format")
     if type(version) is int and version > EXPORT_FORMAT:
-        raise UserError(
-            f"{file} has format {version}, this version reads up to {EXPORT_FORMAT}; update the "
-            "code"
-        )
-    known = type(version) is int and version >= 1
-    if not known or not isinstance(description.get("config"), dict):
+        raise UserError(f"{file} has format {version}, newer than {EXPORT_FORMAT}; update the code")
+    if type(version) is not int or not isinstance(description.get("config"), dict):
         raise UserError(f"{file} does not describe a generator exported by this project")
     return description
 
@@ -77,14 +73,12 @@ def read_export(folder: Path) -> dict:
     description = read_description(folder)
     file = folder / WEIGHTS
     try:
-        weights = safetensors.torch.load(file.read_bytes())
+        weights = dequantized(safetensors.torch.load(file.read_bytes()))
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
     except Exception as error:  # safetensors' own errors, and torch's on types it does not know
         reason = str(error) or type(error).__name__
         raise UserError(f"{file} cannot be read as safetensors: {reason}") from error
-    try:
-        weights = dequantized(weights)
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from error
     return {"config": description["config"], "generator": weights}
 
 
@@ -92,11 +86,8 @@ def read_export(folder: Path) -> dict:
 
 
 def quantize(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Symmetric int8 quantization with one scale per output channel, which is dimension `axis`.
-
-    Returns the int8 weight and its float32 scale, of a shape that multiplies the weight: weight ≈
-    int8 * scale, off by at most scale / 2.
-    """
+    """Symmetric int8 quantization with one scale per output channel, which is dimension `axis`:
+    weight ≈ int8 * scale, off by at most scale / 2. Returns the int8 weight and the scale."""
     others = [dimension for dimension in range(weight.ndim) if dimension != axis]
     scale = weight.float().abs().amax(others, keepdim=True) / 127
     steps = weight.float() / torch.where(scale > 0, scale, 1)  # 0 / 1 in a channel of zeros
@@ -106,15 +97,18 @@ def quantize(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
 def dequantized(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights in float32: float16 is widened, int8 multiplied by its `name.scale`. Other types
     stay as they are. Raises UserError on a scale that does not fit."""
-    weights, result = dict(weights), {}
-    for name in [name for name, value in weights.items() if value.dtype == torch.int8]:
-        scale = weights.pop(f"{name}.scale", None)
-        shape = weights[name].shape
-        if scale is None or scale.dtype != torch.float32 or scale.ndim != len(shape):
-            raise UserError(f"{name} is int8 without a fitting {name}.scale")
-        if any(one not in (1, side) for one, side in zip(scale.shape, shape, strict=True)):
-            raise UserError(f"{name}.scale does not fit {name}")
-        result[name] = weights.pop(name).float() * scale
+    scales = {f"{name}.scale" for name, value in weights.items() if value.dtype == torch.int8}
+    result = {}
     for name, value in weights.items():
-        result[name] = value.float() if value.dtype == torch.float16 else value
+        if value.dtype == torch.int8:
+            scale = weights.get(f"{name}.scale")
+            if scale is None or scale.dtype != torch.float32 or scale.ndim != value.ndim:
+                raise UserError(f"{name} is int8 without a fitting {name}.scale")
+            if any(
+                one not in (1, side) for one, side in zip(scale.shape, value.shape, strict=True)
+            ):
+                raise UserError(f"{name}.scale does not fit {name}")
+            result[name] = value.float() * scale
+        elif name not in scales:
+            result[name] = value.float() if value.dtype == torch.float16 else value
     return result

@@ -137,6 +137,7 @@ class Run:
         self.bar.update(self.order.items_per_step)
         logging = step % self.schedule.log_steps == 0
         if logging or step == self.order.total_steps:
+            self.meter.check(step)
             row = self.meter.row()
             means = [f"{title} {row[name]:.3f}" for name, title in self.titles.items()]
             self.bar.set_postfix_str("  ".join(means), refresh=False)

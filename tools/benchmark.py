@@ -26,7 +26,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--base_channels", type=int, default=64, help="of both networks (default: 64)")
     add("--turns", type=int, default=5, help="turns of each variant that count (default: 5)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--port", metavar="DIR", help="a checkout of pytorch-CycleGAN-and-pix2pix")
+    add("--port", metavar="DIR", help="a checkout of pytorch-CycleGAN-and-pix2pix; 128 or 256 px")
     add("--data_root", default="data/demo", help="pairs for the loading part")
     add("--output", metavar="FILE", help="also write the results there, as JSON")
     options = parser.parse_args(argv)
@@ -34,8 +34,6 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         raise UserError(f"--turns is {options.turns}; it must be 1 or more")
     if options.port and not Path(options.port, "models", "networks.py").is_file():
         raise UserError(f"--port {options.port} holds no models/networks.py")
-    if options.port and options.crop_size not in (128, 256):
-        raise UserError(f"--crop_size is {options.crop_size}; the port has networks for 128, 256")
     return options
 
 
@@ -50,6 +48,7 @@ import re
 import statistics
 import sys
 import time
+import timeit
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -71,8 +70,19 @@ from train import build_model, prepare, step_function, train_step
 # ---- Variants of the step ---------------------------------------------------------------------
 
 
+def variants_of(config: Config, port: str | None) -> dict:
+    """Names of variants, and functions that make their step, (x, y) -> losses, on a device."""
+    fp32 = replace(config, precision="fp32")
+    ours = {"textbook fp32": replace(fp32, fast=False), "ours fp32": fp32}
+    if config.precision == "bf16":
+        ours["ours bf16"] = config
+    variants = {name: partial(our_step, fields) for name, fields in ours.items()}
+    if port:
+        variants["the port, fp32"] = partial(port_step, port, config)
+    return variants
+
+
 def our_step(config: Config, device: torch.device):
-    """train.py's step with this configuration: (x, y) -> losses."""
     return step_function(prepare(build_model(config, device), config), config)
 
 
@@ -82,10 +92,10 @@ def port_step(folder: str, config: Config, device: torch.device):
     spec = importlib.util.spec_from_file_location("networks", path)
     networks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(networks)
-    kind = {256: "unet_256", 128: "unet_128"}[config.crop_size]
+    kind, width = f"unet_{config.crop_size}", config.base_channels
     with contextlib.redirect_stdout(None):
-        g = networks.define_G(3, 3, config.base_channels, kind, norm="batch", use_dropout=True)
-        d = networks.define_D(6, config.discriminator_channels, "basic", norm="batch")
+        g = networks.define_G(3, 3, width, kind, norm="batch", use_dropout=True)
+        d = networks.define_D(6, width, "basic", norm="batch")
     g, d = g.to(device), d.to(device)
     gan_loss, l1_loss = networks.GANLoss("vanilla").to(device), torch.nn.L1Loss()
     adam_g, adam_d = (torch.optim.Adam(n.parameters(), lr=2e-4, betas=(0.5, 0.999)) for n in (g, d))
@@ -117,21 +127,16 @@ def start(make_step, config: Config, device: torch.device) -> None:
         torch.cuda.set_device(device)
     size = (2, config.batch_size, 3, config.crop_size, config.crop_size)
     images = torch.rand(size, device=device) * 2 - 1
-    process.update(step=make_step(), images=images, device=device)
+    process.update(step=make_step(device), images=images, device=device)
 
 
-def take_steps(count: int) -> tuple[list[float], float | None]:
-    """In a variant's process: the seconds of some steps, and its peak memory so far in GB."""
-    device, seconds = process["device"], []
-    # Waiting for a GPU after every step would count the wait, so there it is a mean.
-    at_once = 1 if device.type == "cpu" else count
-    for _ in range(count // at_once):
-        begun = time.perf_counter()
-        for _ in range(at_once):
-            process["step"](*process["images"])
-        finish(device)
-        seconds.append((time.perf_counter() - begun) / at_once)
-    return seconds, peak_memory(device)
+def take_steps(count: int) -> tuple[float, float | None]:
+    """In a variant's process: the mean seconds of some steps, and its peak memory so far in GB."""
+    begun = time.perf_counter()
+    for _ in range(count):
+        process["step"](*process["images"])
+    finish(process["device"])
+    return (time.perf_counter() - begun) / count, peak_memory(process["device"])
 
 
 def finish(device: torch.device) -> None:
@@ -161,7 +166,7 @@ def measure(variants: dict, config: Config, device: torch.device, turns: int) ->
         for name in list(pools):
             try:
                 taken, peaks[name] = pools[name].submit(take_steps, count).result()
-                seconds[name] += taken if turn else []
+                seconds[name] += [taken] if turn else []
             except Exception as error:  # such as lack of memory; the others go on
                 print(f"{name}, batch {config.batch_size}, crashed: {error}", file=sys.stderr)
                 pools.pop(name).shutdown()
@@ -184,22 +189,15 @@ def count_work(config: Config) -> tuple[int, int]:
 
 def machine_rates(precision: str, device: torch.device) -> tuple[float, float]:
     """FLOP/s of a large matrix product, and bytes/s, read and written, of a large copy."""
-
-    def best_seconds(function) -> float:
-        taken = []
-        for _ in range(10):
-            finish(device)
-            begun = time.perf_counter()
-            function()
-            finish(device)
-            taken.append(time.perf_counter() - begun)
-        return min(taken)
-
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     side = 2048 if device.type == "cpu" else 8192
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     source = torch.ones(2**26, device=device)
     target = torch.empty_like(source)
+
+    def best_seconds(function) -> float:
+        return min(timeit.repeat(lambda: (function(), finish(device)), number=1, repeat=10))
+
     flop_rate = 2 * side**3 / best_seconds(lambda: a @ b)
     return flop_rate, 2 * source.nbytes / best_seconds(lambda: target.copy_(source))
 
@@ -227,20 +225,6 @@ def loading_rates(config: Config) -> dict[str, float]:
 
 
 # ---- The table --------------------------------------------------------------------------------
-
-
-def variants_of(config: Config, device: torch.device, port: str | None) -> dict:
-    """What makes the step of each variant, by name."""
-    fp32 = replace(config, precision="fp32")
-    variants = {
-        "textbook fp32": partial(our_step, replace(fp32, fast=False), device),
-        "ours fp32": partial(our_step, fp32, device),
-    }
-    if config.precision == "bf16":
-        variants["ours bf16"] = partial(our_step, config, device)
-    if port:
-        variants["the port, fp32"] = partial(port_step, port, config, device)
-    return variants
 
 
 def step_rows(results: dict, config: Config, rates: tuple[float, float]) -> list[dict]:
@@ -283,8 +267,8 @@ def main(argv=None) -> int:
     loading = loading_rates(config)  # first, so that bad data cost no minutes
     rates, steps = machine_rates(config.precision, device), []
     for config in configs:
-        variants = variants_of(config, device, options.port)
-        steps += step_rows(measure(variants, config, device, options.turns), config, rates)
+        results = measure(variants_of(config, options.port), config, device, options.turns)
+        steps += step_rows(results, config, rates)
     content = {
         **origin(device),
         "crop_size": config.crop_size,

@@ -2,7 +2,6 @@
 
     python -m tools.curves runs/mine
 
-curves.png shows the losses and validation scores, progress.* the first samples, over the epochs.
 train.py draws them at the end, and the curves with checkpoints in between.
 """
 
@@ -29,8 +28,7 @@ def main(argv=None) -> int:
     drawn = [path for path in (draw_curves(run), draw_progress(run)) if path]
     if not drawn:
         raise UserError(f"{run} has logged nothing yet")
-    for path in drawn:
-        print(path)
+    print(*drawn, sep="\n")
     return 0
 
 

@@ -45,13 +45,12 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from config import Config
-from engine.files import read_json, replacing
+from engine.files import replacing
 from engine.hub import (
     CARD,
     DESCRIPTION,
     EXPORT_FILES,
     WEIGHTS,
-    dequantized,
     is_export,
     quantize,
     read_description,
@@ -77,21 +76,17 @@ def export_generator(
     Raises UserError, also if the folder holds other files.
     """
     folder = Path(folder)
-    found = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-    found = {name for name in found if not name.startswith(".")}  # such as .git of a clone
-    if WEIGHTS in found:
-        read_description(folder)  # raises if it is not an export of this project
-        found -= {WEIGHTS, DESCRIPTION}
-    others = found - {CARD}
+    files = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    others = {name for name in files - set(EXPORT_FILES) if not name.startswith(".")}  # not .git
     if others:
-        raise UserError(
-            f"{folder} holds other files ({min(others)}); choose an empty or new folder"
-        )
+        raise UserError(f"{folder} holds other files ({min(others)}); choose an empty folder")
+    if files & {WEIGHTS, DESCRIPTION}:
+        read_description(folder)  # raises if it is not an export of this project
 
     generator = load_generator(run, ema=ema)
     config = without_paths(generator.config)
-    weights = weights_in(generator, precision)
-    if not all(value.isfinite().all() for value in dequantized(weights).values()):
+    weights = stored_weights(generator, precision)
+    if not all(value.isfinite().all() for value in weights.values()):
         raise UserError(f"some weights are too large for {precision}; choose another --precision")
     version = 2 if precision == "int8" else 1
     description = {"format": version, "config": dataclasses.asdict(config)}
@@ -99,18 +94,16 @@ def export_generator(
         WEIGHTS: safetensors.torch.save(weights, metadata={"format": "pt"}),
         DESCRIPTION: (json.dumps(description, indent=2) + "\n").encode(),
     }
-    if CARD not in found:  # otherwise it may have been edited
-        scores = last_scores(Path(run)) if ema or not config.ema_decay else {}
-        count = sum(value.numel() for value in generator.state_dict().values())
-        contents[CARD] = model_card(config, count, precision, scores).encode()
+    if CARD not in files:  # otherwise it may have been edited
+        contents[CARD] = model_card(config, precision).encode()
     # All are written before the first is renamed; the weights, which make it an export, come last.
     with contextlib.ExitStack() as stack:
         for name, content in contents.items():
             stack.enter_context(replacing(folder / name)).write_bytes(content)
 
 
-def weights_in(generator: nn.Module, precision: str) -> dict[str, Tensor]:
-    """The generator's weights as they are stored in a precision of `PRECISIONS`."""
+def stored_weights(generator: nn.Module, precision: str) -> dict[str, Tensor]:
+    """The generator's weights in a precision of `PRECISIONS`."""
     weights = generator.state_dict()
     if precision == "half":
         return {name: value.half() for name, value in weights.items()}
@@ -131,92 +124,35 @@ def without_paths(config: Config) -> Config:
     return dataclasses.replace(config, **names)
 
 
-def last_scores(run: Path) -> dict:
-    """The test scores of a run folder, {} if there are none or it was trained further since."""
-    file, checkpoint = run / "test" / "scores.json", run / "checkpoints" / "latest.pt"
-    if not (file.is_file() and checkpoint.is_file()):
-        return {}
-    return read_json(file) if file.stat().st_mtime >= checkpoint.stat().st_mtime else {}
-
-
-# ---- The model card ---------------------------------------------------------------------------
-
-PURPOSES = {
-    "pairs": "translates images {} into images {} of its training pairs",
-    "colorization": "colorizes grayscale photos",
-    "inpainting": "fills holes in images",
-    "super_resolution": "enlarges images {factor} times",
-    "edges": "turns drawings, black lines on white, into photos",
-    "style": "turns photos into ink and wash paintings",
-}
-
-STORED = {
-    "float32": "float32",
-    "half": "float16",
-    "int8": "int8 with a scale for each output channel; norms and biases as float32",
-}
-
-
-def model_card(config: Config, count: int, precision: str, scores: dict) -> str:
-    """README.md of an exported generator: what it is, how to use it, how it was trained."""
-    title = PurePath(config.data_root).name if config.task == "pairs" else config.task
-    halves = ["A (the left half)", "B (the right half)"]
-    if config.direction == "BtoA":
-        halves.reverse()
-    purpose = PURPOSES[config.task].format(*halves, factor=config.factor)
-    mask = ', mask=Image.open("hole.png")' if config.task == "inpainting" else ""
-    plain, fields = dataclasses.asdict(Config(device=config.device)), dataclasses.asdict(config)
-    changed = [name for name in fields if fields[name] != plain[name] and name != "output"]
-    training = "\n".join(f"- `{name}`: `{json.dumps(fields[name])}`" for name in changed)
-    results = [f"- {name}: {value:.4g}" for name, value in scores.items() if type(value) is float]
-    if results:
-        head = f"Means of {scores.get('images')} {scores.get('split')} images, in float32:"
-        results = ["", "## Scores", "", head, "", *results, ""]
-    measured = "\n".join(results)
-    return f"""---
+MODEL_CARD = """---
 library_name: pytorch
 pipeline_tag: image-to-image
 tags:
 - pix2pix
-- image-to-image
-- conditional-gan
 ---
 
 # Pix2Pix generator: {title}
 
-It {purpose}: the generator G(x, z) of
-*Image-to-Image Translation with Conditional Adversarial Networks* (Isola et al., CVPR 2017),
-trained with a PyTorch reproduction.
-
-- task `{config.task}`, direction `{config.direction}`
-- channels: {config.in_channels} in, {config.out_channels} out
-- trained on {config.crop_size}x{config.crop_size} px crops; translates images of any size
-- {count:,} weights, stored as {STORED[precision]}
-
-## Use
-
-In the folder of that code:
+The generator of *Image-to-Image Translation with Conditional Adversarial Networks* (Isola et al.,
+CVPR 2017). Task {task}, direction {direction} (A is the left half of a pair), {in_channels} input
+and {out_channels} output channels, trained on {crop_size} px crops. Weights are stored as {stored};
+config.json holds the training configuration. In the folder of its code:
 
 ```python
 from PIL import Image
 from utils import load_generator, translate
 generator = load_generator("FOLDER")  # the folder of this file, or "hf://owner/name"
-translate(generator, Image.open("x.png"){mask}).save("y.png")
+translate(generator, Image.open("x.png")).save("y.png")
 ```
-
-or `python evaluate.py FOLDER --input x.png --output y.png`. The noise z is dropout and stays on, as
-in the paper; `noise=False` or `--no_dropout` turns it off.
-
-## Training
-
-Fields that differ from the defaults of the code's `config.py`; config.json has all of them:
-
-{training or "- none"}
-{measured}
-## Terms
 
 The terms of the training data also apply to this generator.
 """
+
+
+def model_card(config: Config, precision: str) -> str:
+    """README.md of an exported generator."""
+    title = PurePath(config.data_root).name if config.task == "pairs" else config.task
+    return MODEL_CARD.format(title=title, stored=precision, **dataclasses.asdict(config))
 
 
 # ---- ONNX -------------------------------------------------------------------------------------
@@ -247,8 +183,6 @@ def export_onnx(
     if Path(path).suffix != ".onnx":
         raise UserError(f"{path} is not the name of an ONNX file; it must end in .onnx")
     generator = load_generator(run, ema=ema)
-    if sum(weight.nbytes for weight in generator.parameters()) > 2e9:
-        raise UserError(f"{run} has more than 2 GB of weights, the limit of an ONNX file")
     config = generator.config
     metadata = {
         "config": json.dumps(dataclasses.asdict(without_paths(config))),
@@ -268,22 +202,17 @@ def main(argv=None) -> int:
     options = parse_arguments(argv)
     run, ema = options.run, not options.no_ema
     if options.onnx is not None:
-        noise = not options.no_dropout
-        metadata = export_onnx(run, options.onnx, noise, ema)
-        size, kind = Path(options.onnx).stat().st_size / 1e6, "with" if noise else "without"
-        print(f"wrote {options.onnx}, {size:.1f} MB, {kind} dropout; values are in [-1, 1]")
+        metadata = export_onnx(run, options.onnx, not options.no_dropout, ema)
+        print(f"wrote {options.onnx}, dropout {metadata['dropout']}; values are in [-1, 1]")
         if "network" in metadata:
             print(metadata["network"])
         return 0
 
     default = (Path() if is_export(run) else run_folder(run)) / "export"
     folder = Path(options.output) if options.output else default
-    card = (folder / CARD).exists()
     export_generator(run, folder, options.precision or "float32", ema)
     size = (folder / WEIGHTS).stat().st_size / 1e6
-    print(f"wrote {folder}: {', '.join(EXPORT_FILES)}, {size:.1f} MB")
-    if card:
-        print(f"kept the existing {folder / CARD}; delete it first to get a new one")
+    print(f"wrote {folder}: {', '.join(EXPORT_FILES)} (an existing {CARD} is kept), {size:.1f} MB")
     print(f"next: python evaluate.py {folder} --input x.jpg --output y.png")
     print(f"to share: hf upload owner/name {folder}   (then load hf://owner/name)")
     return 0

@@ -83,9 +83,9 @@ class Graph:
             if generator.joins_skips:
                 x = self.add("Concat", x, skip, axis=1)
         x = self.layer(x, generator.output)
-        start, axes = np.int64([0, 0]), np.int64([2, 3])
+        axes = np.int64([2, 3])
         size = self.add("Gather", shape, axes)
-        return self.add("Slice", x, start, size, axes, name="output")
+        return self.add("Slice", x, np.int64([0, 0]), size, axes, name="output")
 
 
 def onnx_model(generator: UNetGenerator, noise: bool, metadata: dict[str, str]) -> ModelProto:
@@ -93,13 +93,11 @@ def onnx_model(generator: UNetGenerator, noise: bool, metadata: dict[str, str]) 
     W), float32 in [-1, 1]."""
     graph = Graph()
     graph.generator("input", generator, noise)
-    ends = [
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", channels, "H", "W"])]
-        for name, channels in (
-            ("input", generator.in_channels),
-            ("output", generator.out_channels),
-        )
-    ]
+
+    def images(name: str, channels: int) -> list:
+        return [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", channels, "H", "W"])]
+
+    ends = images("input", generator.in_channels), images("output", generator.out_channels)
     model = helper.make_model(
         helper.make_graph(graph.nodes, "generator", *ends, graph.constants),
         producer_name="pix2pix",

@@ -18,16 +18,16 @@ given by --scorer.
 import argparse
 import os
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
-from config import CHANGEABLE, DEFAULT, PRESETS, Config, config_from_dict, preset_named
+from config import CHANGEABLE, DEFAULT, PRESETS, Config, preset_named
 from engine import cli
 from engine.cli import UserError
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A row of a table: the fields it sets, and the paper's per-pixel, per-class and IoU."""
 
     name: str
@@ -90,20 +90,20 @@ def rows_of(table: str, base: Config) -> list[Row]:
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    """Returns table, seeds, scorer, rows, and base: the configuration that the rows share."""
+    """Returns table, seeds, scorer, `rows`, those of the table or of --rows, `name` of the result,
+    and `base`: the configuration that the rows share."""
     parser = cli.Parser(__doc__, "python -m tools.reproduce TABLE [PRESET] [--field value ...]")
     add = parser.add_argument
     add("table", choices=COMPARED, help=", ".join(COMPARED), metavar="TABLE")
     add("--seeds", type=int, nargs="+", default=[0], help="default: 0", metavar="N")
-    add("--scorer", metavar="RUN", help="the label reader; by default, one is trained")
+    add("--scorer", metavar="RUN", help="label reader of generated photos (default: trains one)")
     add("--rows", nargs="+", metavar="NAME", help="only these rows of the table")
     options, fields = cli.parse_preset(parser, PRESETS, DEFAULT, argv)
     options.seeds = list(dict.fromkeys(options.seeds))
     table, preset = options.table, preset_named(options.preset or DEFAULT)
     for name in ("seed", "task", *COMPARED[table]):
         if name in fields:
-            instead = "; give --seeds" if name == "seed" else ""
-            raise UserError(f"--{name} is set by {table}{instead}")
+            raise UserError(f"--{name} is set by {table}" + "; give --seeds" * (name == "seed"))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("tools.reproduce runs in one process; torchrun is for train.py")
     if preset.task != "pairs":
@@ -111,17 +111,17 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     if table == "table2" and options.preset == "cityscapes":
         fields = {"batch_size": 10, **fields}  # as in the paper's comparison
     base = replace(preset, **fields)
-    if table == "recipes" and (base.depth < 6 or base.epochs < 2):
-        raise UserError(
-            f"depth is {base.depth} and epochs {base.epochs}; recipes needs at least 6 and 2"
-        )
     if not base.output:
-        folder = f"runs/reproduce_{PurePath(base.data_root).name}"
-        for name, ending in (("crop_size", "_{}px"), ("batch_size", "_batch_{}")):
-            value = getattr(base, name)
-            folder += ending.format(value) if value != getattr(preset, name) else ""
-        base = replace(base, output=folder)
-    options.base = base
+        words = [f"runs/reproduce_{PurePath(base.data_root).name}"]
+        words += [f"{n}_{fields[n]}" for n in ("crop_size", "batch_size") if n in fields]
+        base = replace(base, output="_".join(words))
+    rows = {row.name: row for row in rows_of(table, base)}
+    for name in options.rows or ():
+        if name not in rows:
+            hint = cli.nearest(name, rows)
+            raise UserError(f"{table} has no row {name!r}{hint} (it has {', '.join(rows)})")
+    options.base, options.name = base, f"{table}_rows" if options.rows else table
+    options.rows = [row for name, row in rows.items() if name in (options.rows or rows)]
     return options
 
 
@@ -134,20 +134,17 @@ import json
 import math
 
 import train
-from data.make_demo import DEMO_ROOT, make_demo
-from dataset import PairedDataset
 from engine.devices import choose_device, command_line
 from engine.fast import choose_precision
 from engine.files import read_json, write_text
-from engine.images import image_grid, read_image, save_image
+from engine.images import find_images, image_grid, read_image, save_image
 from engine.processes import alone_in
 from evaluate import evaluate_split, label_reader
 from metrics.palettes import find_palette, palette_name
 from tools.tables import described
 from utils import checkpoint_files, load_checkpoint, load_generator
 
-IMAGES = ("1", "2", "3", "4", "50", "100")  # of the test split, in the grid
-
+GRID_IMAGES = 6
 
 # ---- A run ------------------------------------------------------------------------------------
 
@@ -167,73 +164,61 @@ def run_once(config: Config, scorer: Path | None = None) -> dict:
     Exits as train.py does if a signal stops it. Raises UserError if the folder holds another run.
     """
     folder = config.folder
+    print(f"\n==== {folder}")
     with alone_in(folder):
-        wanted = {"config": asdict(config), "scorer": scorer and identity(scorer)}
-        known = saved_row(folder)
-        result = known.pop("result", None)
-        if result and checkpoint_files(folder) and known == {**wanted, "run": identity(folder)}:
-            print(f"{folder} is finished")
-            return result
+        saved = {}
+        with contextlib.suppress(UserError):  # there is none, or it is damaged
+            saved = read_json(folder / "row.json")
+        if saved.get("depends_on") == dependencies(config, scorer):
+            print("is finished")
+            return saved["result"]
         code = train.train(config, checkpoint_of(config))
         gc.collect()  # a network in bf16 refers to itself, and would stay in memory
         if code:
             print("the same command resumes from here")
             sys.exit(code)
         result = measure(config, scorer)
-        content = {**wanted, "run": identity(folder), "result": result}
+        content = {"depends_on": dependencies(config, scorer), "result": result}
         write_text(folder / "row.json", json.dumps(content, indent=2) + "\n")
     return result
 
 
-def saved_row(folder: Path) -> dict:
-    """The content of a run's row.json, {} if there is none or it is damaged."""
-    with contextlib.suppress(UserError):
-        return read_json(folder / "row.json")
-    return {}
-
-
-def identity(run: Path) -> list:
-    """Changes when a run is trained further: its path, and when its checkpoint was written."""
-    return [str(run), checkpoint_files(run)[0].stat().st_mtime_ns]
+def dependencies(config: Config, scorer: Path | None) -> list:
+    """What a result depends on: the configuration, and when both checkpoints were written."""
+    runs = [run for run in (config.folder, scorer) if run]
+    times = [file.stat().st_mtime_ns for run in runs for file in checkpoint_files(run)[:1]]
+    return [asdict(config), scorer and str(scorer), times]
 
 
 def checkpoint_of(config: Config) -> dict | None:
-    """The checkpoint of a run, if there is one. Raises UserError if it cannot become this run."""
-    folder = config.folder
-    if not checkpoint_files(folder):
+    """The checkpoint of a run, if there is one. Raises UserError if it is of another run."""
+    if not checkpoint_files(config.folder):
         return None
-    checkpoint = load_checkpoint(folder)
-    before = config_from_dict(checkpoint["config"])
-    if "steps_per_epoch" not in checkpoint:
-        raise UserError(f"{folder}: the checkpoint cannot be resumed; give another --output")
-    trained = (checkpoint["step"] - checkpoint.get("shift", 0)) // checkpoint["steps_per_epoch"]
-    free = {"output", *CHANGEABLE} - {"data_root", "precision", "decay_epochs"}
-    if before.decay_epochs or trained > config.epochs:  # a decay depends on the last epoch
-        free.remove("epochs")
+    checkpoint = load_checkpoint(config.folder)
+    before = checkpoint["config"]
+    free = {"output", *CHANGEABLE} - {"precision", "epochs", "decay_epochs"}
     for name, wanted in asdict(config).items():
-        was = getattr(before, name)
-        if was != wanted and name not in free:
+        if name not in free and before.get(name, wanted) != wanted:
             raise UserError(
-                f"{folder} was trained with {name} {was}, not {wanted}; give another --output"
+                f"{config.folder} was trained with {name} {before[name]}, not {wanted}; give "
+                "another --output"
             )
     return checkpoint
 
 
 def measure(config: Config, scorer: Path | None) -> dict:
     """The result of a finished run."""
-    folder = config.folder
-    generator = load_generator(folder, config.device)
+    generator = load_generator(config.folder, config.device)
     generator.config = config
     reader = load_generator(scorer, config.device) if scorer else None
-    scores = evaluate_split(generator, "test", folder / "test", scorer=reader)
-    checkpoint = load_checkpoint(folder)
-    seconds = checkpoint.get("seconds", math.nan)  # missing in old checkpoints
+    scores = evaluate_split(generator, "test", config.folder / "test", scorer=reader)
+    checkpoint = load_checkpoint(config.folder)
     return {
         **scores,
         "training_seed": config.seed,
         "steps": checkpoint["step"],
-        "minutes": None if math.isnan(seconds) else seconds / 60,
-        **checkpoint.get("origin", {"machine": "", "versions": "", "commit": ""}),
+        "minutes": checkpoint.get("seconds", math.nan) / 60,  # unknown in old checkpoints
+        **checkpoint.get("origin", {}),
     }
 
 
@@ -242,98 +227,52 @@ def measure(config: Config, scorer: Path | None) -> dict:
 
 def main(argv=None) -> int:
     options = parse_arguments(argv)
-    table, base = options.table, options.base
-    rows = selected(rows_of(table, base), options)
-    if options.scorer and not checkpoint_files(options.scorer):
-        raise UserError(f"--scorer {options.scorer} is neither a run folder nor a checkpoint")
-    if Path(base.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
-        make_demo(DEMO_ROOT)
-    precision, _ = choose_precision(base.precision, choose_device(base.device))
-    base = replace(base, precision=precision, palette=palette_name(base))  # same for all rows
-    keys = [(row, seed) for row in rows for seed in options.seeds]
-    configs = {(row.name, seed): config_of(base, row.fields, seed) for row, seed in keys}
-    scorer = train_scorer(options, base, list(configs.values()))
-
-    results = {row.name: [] for row in rows}
-    for (name, seed), config in configs.items():
-        print(f"\n==== {table}: {name}, seed {seed}")
-        results[name].append(run_once(config, scorer))
+    precision, _ = choose_precision(options.base.precision, choose_device(options.base.device))
+    base = replace(options.base, precision=precision, palette=palette_name(options.base))
+    configs = {
+        row.name: [config_of(base, row.fields, seed) for seed in options.seeds]
+        for row in options.rows
+    }
+    first = configs[options.rows[0].name][0]
     palette = find_palette(base)
+    reads = palette and first.direction == "BtoA" and base.in_channels == base.out_channels == 3
+    scorer = Path(options.scorer) if options.scorer and reads else None
+    if scorer:
+        label_reader(load_generator(scorer), first)  # raises if it does not fit
+    if reads and not scorer:
+        fields = {**LOSSES["L1"], **TO_LABELS, "batch_size": 1}
+        reader = config_of(base, fields, options.seeds[0])
+        run_once(reader)
+        scorer = reader.folder
+
+    results = {name: [run_once(run, scorer) for run in runs] for name, runs in configs.items()}
     content = {
-        "table": table,
+        "table": options.table,
         "config": asdict(base),
         "seeds": options.seeds,
         "scorer": scorer and str(scorer),
         "palette": base.palette if palette else None,
         "classes": palette and len(palette.classes),
-        "read": "read_" if makes_photos(configs[rows[0].name, options.seeds[0]]) else "",
+        "read": "read_" if scorer else "",
         "command": command_line(),
-        "rows": [{"name": r.name, "paper": r.paper, "runs": results[r.name]} for r in rows],
+        "rows": [{"name": r.name, "paper": r.paper, "runs": results[r.name]} for r in options.rows],
     }
-    folders = {row.name: configs[row.name, options.seeds[0]].folder / "test" for row in rows}
-    names = [pair.name for pair in PairedDataset(replace(base, cache_gb=0.0), "test").pairs]
-    write_table(content, folders, names, base.folder / (f"{table}_rows" if options.rows else table))
+    folders = {name: runs[0].folder / "test" for name, runs in configs.items()}
+    write_table(content, folders, base.folder / options.name)
     return 0
 
 
-def selected(rows: list[Row], options: argparse.Namespace) -> list[Row]:
-    """Those of --rows, or all. Raises UserError."""
-    known = [row.name for row in rows]
-    for name in options.rows or ():
-        if name not in known:
-            raise UserError(
-                f"{options.table} has no row {name!r}{cli.nearest(name, known)} (it has "
-                f"{', '.join(known)})"
-            )
-    return [row for row in rows if not options.rows or row.name in options.rows]
-
-
-def makes_photos(config: Config) -> bool:
-    return config.direction == "BtoA"
-
-
-def train_scorer(options: argparse.Namespace, base: Config, configs: list[Config]) -> Path | None:
-    """The label reader of a table, trained if there is none yet; None if the table needs none.
-
-    Checks all runs before it trains anything, so that no mistake shows up after hours.
-    """
-    scorer, reader = options.scorer, None
-    in_color = base.in_channels == base.out_channels == 3
-    if not (makes_photos(configs[0]) and in_color and find_palette(base)):
-        if scorer:
-            print(f"--scorer {scorer} is not used: no row translates labels of a known palette")
-        scorer = None
-    elif not scorer:
-        fields = {**LOSSES["L1"], **TO_LABELS, "batch_size": 1}
-        reader = config_of(base, fields, options.seeds[0])
-    for config in filter(None, (reader, *configs)):
-        if saved_row(config.folder).get("config") != asdict(config):
-            checkpoint_of(config)
-    if reader:
-        print(f"\n==== {options.table}: the label reader, photo -> labels")
-        run_once(reader)
-        scorer = reader.folder
-    if scorer:
-        label_reader(load_generator(scorer), configs[0])  # raises if it does not fit
-    return scorer and Path(scorer)
-
-
-def write_table(content: dict, folders: dict[str, Path], names: list[str], result: Path) -> None:
-    """Writes a table as .md and .json and its grid of test images as .png, and prints it.
-
-    `folders` holds the folder of each row's images, `names` are those of the test images.
-    """
+def write_table(content: dict, folders: dict[str, Path], result: Path) -> None:
+    """Writes a table as .md and .json and a grid of test images as .png, and prints it. `folders`
+    holds the folder of each row's images."""
     text = described(content)
     write_text(result.with_suffix(".md"), text + "\n")
     write_text(result.with_suffix(".json"), json.dumps(content, indent=2) + "\n")
     first = next(iter(folders.values()))
-    columns = {
-        "input": first / "input",
-        **{name: folder / "output" for name, folder in folders.items()},
-        "target": first / "target",
-    }
-    shown = [name for name in names if name in IMAGES] or names[: len(IMAGES)]
-    images = [[read_image(folder / f"{name}.png") for folder in columns.values()] for name in shown]
+    outputs = {name: folder / "output" for name, folder in folders.items()}
+    columns = {"input": first / "input", **outputs, "target": first / "target"}
+    names = [file.name for file in find_images(first / "input")[:GRID_IMAGES]]
+    images = [[read_image(folder / name) for folder in columns.values()] for name in names]
     save_image(image_grid(images, list(columns)), result.with_suffix(".png"))
     print(f"\n{text}\n")
     print(f"  table   {result}.md  (every seed in {result.name}.json)")

@@ -35,9 +35,14 @@ BLOCK = re.compile(
 
 PAPER_REAL = (0.80, 0.26, 0.21)  # real photos, scored by the paper's FCN-8s
 
-# The title of the first column; of another table's, "run".
-LOSS = {"table1": "loss", "table6": "loss"}
-TITLES = {"table2": "generator", "table3": "receptive field", "recipes": "recipe", **LOSS}
+# The title of the first column.
+TITLES = {
+    "table1": "loss",
+    "table2": "generator",
+    "table3": "receptive field",
+    "table6": "loss",
+    "recipes": "recipe",
+}
 
 # The other columns: title, key of a run, format.
 COLUMNS = [

@@ -213,7 +213,7 @@ def test_existing_files_are_never_overwritten_or_removed(tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_nothing(tmp_path):
-    a, b, out = make_folders(tmp_path, range(400))
+    a, b, out = make_folders(tmp_path, range(1500))
     words = [sys.executable, "-m", "data.combine", str(a), str(b), str(out)]
     process = subprocess.Popen(
         words, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -143,7 +143,7 @@ DAMAGES = {
     "read as JSON: maximum": lambda f: (f / "config.json").write_text("[" * 100_000),
     "config.json holds no JSON object": lambda f: (f / "config.json").write_text("[]"),
     "config.json does not describe a generator": lambda f: (f / "config.json").write_text("{}"),
-    "config.json has format 3, this version reads up to 2": lambda f: rewrite(f, format=3),
+    "config.json has format 3, newer than 2": lambda f: rewrite(f, format=3),
     "does not describe a generator exported": lambda f: rewrite(f, format=True),
     "fields unknown to this version: ['new']": lambda f: rewrite(f, config={"new": 1}),
     "depth is 'deep'": lambda f: rewrite(f, config={"depth": "deep"}),

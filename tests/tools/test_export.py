@@ -141,30 +141,14 @@ def test_the_weights_themselves_instead_of_their_ema(run, tmp_path):
     assert not all(torch.equal(weights[name], value) for name, value in state["average"].items())
 
 
-def test_the_card_and_the_configuration_describe_the_model(run, tmp_path, exported):
-    card = (exported / "README.md").read_text()
+def test_the_card_and_the_configuration_describe_the_model(run, exported):
+    card = (exported / CARD).read_text()
     head, body = card.split("---\n")[1:]
     assert "pipeline_tag: image-to-image" in head and "library_name: pytorch" in head
-    count = sum(value.numel() for value in load_generator(run).parameters())
-    for fact in ("A (the left half)", "`AtoB`", "32x32", f"{count:,}", "`base_channels`: `4`"):
+    for fact in ("direction AtoB", "on 32 px crops", "stored as float32", "3 output"):
         assert fact in body
-    assert "`lambda_l1`" not in body and "Scores" not in body
     for name in (DESCRIPTION, CARD):  # nothing of where it was trained
         assert str(run.parent) not in (exported / name).read_text()
-
-    shutil.copytree(run, tmp_path / "run")
-    scores = {"split": "test", "images": 3, "seed": 0, "dropout": True, "l1": 0.12345}
-    (tmp_path / "run" / "test").mkdir()
-    (tmp_path / "run" / "test" / "scores.json").write_text(json.dumps(scores))
-    export_generator(tmp_path / "run", tmp_path / "scored")
-    card = (tmp_path / "scored" / "README.md").read_text()
-    assert "Means of 3 test images" in card and "- l1: 0.1235" in card and "seed:" not in card
-    export_generator(tmp_path / "run", tmp_path / "plain", ema=False)  # the scores are the EMA's
-    assert "Scores" not in (tmp_path / "plain" / "README.md").read_text()
-    os.utime(tmp_path / "run" / "checkpoints" / "latest.pt")
-    os.utime(tmp_path / "run" / "test" / "scores.json", (0, 0))
-    export_generator(tmp_path / "run", tmp_path / "since")  # it has been trained on since
-    assert "Scores" not in (tmp_path / "since" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -246,9 +230,9 @@ def test_export_and_evaluate_as_commands(run, photos, tmp_path, monkeypatch, cap
     # The folder is unchanged, ready to be uploaded.
     assert {f.name for f in Path("run/export").iterdir()} == set(EXPORT_FILES)
     assert main(["run", "--precision", "int8", "--no_ema", "--output", "small"]) == 0
-    assert "float16" not in (card := Path("small", CARD).read_text()) and "int8" in card
+    assert "stored as int8" in Path("small", CARD).read_text()
     assert main(["run", "--precision", "half"]) == 0  # replaces the first
-    assert "kept the existing" in capsys.readouterr().out
+    assert "existing README.md is kept" in capsys.readouterr().out
 
 
 def test_mistakes_of_export_are_one_line(run, tmp_path, monkeypatch):
@@ -402,7 +386,7 @@ def test_onnx_as_a_command_and_what_stands_around_the_network(tmp_path, capsys):
     run, file = untrained(tmp_path / "run", **fields), tmp_path / "out" / "model.onnx"
     assert main([run, "--onnx", file, "--no_dropout"]) == 0
     out = capsys.readouterr().out
-    assert "without dropout" in out and "the network alone" in out
+    assert "dropout off" in out and "the network alone" in out
     assert file.stat().st_size > 1000
     assert not (tmp_path / "run" / "export").exists()
 
