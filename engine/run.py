@@ -237,7 +237,7 @@ class Run:
             return 128 + self.stopping
         seconds = self.elapsed()
         took = "" if math.isnan(seconds) else f" in {timedelta(seconds=round(seconds))}"
-        print(f"trained for {self.order.epochs} epochs{took}")
+        print(f"trained for {self.order.epochs} epoch{'s'[: self.order.epochs > 1]}{took}")
         print(f"  samples     {self.folder / 'samples'}  (input | output | target)")
         print(f"  progress    {self.folder / 'progress.gif'}  (the samples over the epochs)")
         print(f"  curves      {self.folder / 'curves.png'}  (or: tensorboard --logdir {quoted})")

@@ -178,7 +178,7 @@ def test_a_moved_run_resumes_where_it_lies_now(pairs, finished, tmp_path):
 def test_a_run_knows_how_long_it_took_in_all(pairs, tmp_path, capsys, before, printed):
     train.train(config_for(pairs, tmp_path / "run", epochs=1))
     state = load_checkpoint(tmp_path / "run")
-    assert 0 < state["seconds"] < 300 and "trained for 1 epochs in 0:0" in capsys.readouterr().out
+    assert 0 < state["seconds"] < 300 and "trained for 1 epoch in 0:0" in capsys.readouterr().out
     state["seconds"] = before
     if before is None:
         del state["seconds"]  # as an earlier version left it
