@@ -111,6 +111,10 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     if table == "table2" and options.preset == "cityscapes":
         fields = {"batch_size": 10, **fields}  # as in the paper's comparison
     base = replace(preset, **fields)
+    if table == "recipes" and base.epochs < 2:
+        raise UserError(
+            f"epochs is {base.epochs}; recipes needs 2 or more to decay in the second half"
+        )
     if not base.output:
         words = [f"runs/reproduce_{PurePath(base.data_root).name}"]
         words += [f"{n}_{fields[n]}" for n in ("crop_size", "batch_size") if n in fields]
@@ -144,7 +148,7 @@ from metrics.palettes import find_palette, palette_name
 from tools.tables import described
 from utils import checkpoint_files, load_checkpoint, load_generator
 
-GRID_IMAGES = 6
+IMAGES = ("1", "2", "3", "4", "50", "100")  # of the test split, in the grid; else the first 6
 
 # ---- A run ------------------------------------------------------------------------------------
 
@@ -213,11 +217,12 @@ def measure(config: Config, scorer: Path | None) -> dict:
     reader = load_generator(scorer, config.device) if scorer else None
     scores = evaluate_split(generator, "test", config.folder / "test", scorer=reader)
     checkpoint = load_checkpoint(config.folder)
+    seconds = checkpoint.get("seconds", math.nan)  # unknown in old checkpoints
     return {
         **scores,
         "training_seed": config.seed,
         "steps": checkpoint["step"],
-        "minutes": checkpoint.get("seconds", math.nan) / 60,  # unknown in old checkpoints
+        "minutes": None if math.isnan(seconds) else seconds / 60,
         **checkpoint.get("origin", {}),
     }
 
@@ -237,6 +242,8 @@ def main(argv=None) -> int:
     palette = find_palette(base)
     reads = palette and first.direction == "BtoA" and base.in_channels == base.out_channels == 3
     scorer = Path(options.scorer) if options.scorer and reads else None
+    if options.scorer and not reads:
+        print(f"--scorer {options.scorer} is not used: no row translates labels of a known palette")
     if scorer:
         label_reader(load_generator(scorer), first)  # raises if it does not fit
     if reads and not scorer:
@@ -271,7 +278,8 @@ def write_table(content: dict, folders: dict[str, Path], result: Path) -> None:
     first = next(iter(folders.values()))
     outputs = {name: folder / "output" for name, folder in folders.items()}
     columns = {"input": first / "input", **outputs, "target": first / "target"}
-    names = [file.name for file in find_images(first / "input")[:GRID_IMAGES]]
+    files = find_images(first / "input")
+    names = [file.name for file in files if file.stem in IMAGES] or [f.name for f in files[:6]]
     images = [[read_image(folder / name) for folder in columns.values()] for name in names]
     save_image(image_grid(images, list(columns)), result.with_suffix(".png"))
     print(f"\n{text}\n")

@@ -59,7 +59,7 @@ COLUMNS = [
 
 def cell(runs: list[dict], key: str, form: str) -> str:
     """Mean ± sample standard deviation of a score, or its only value; empty if it is unknown."""
-    if any(key not in run for run in runs):
+    if any(run.get(key) is None for run in runs):
         return ""
     values = [run[key] for run in runs]
     mean = form.format(statistics.fmean(values))
@@ -170,7 +170,15 @@ def with_tables(page: str, root: Path = ROOT) -> str:
     """The page with its tables as in the files below `root`. Raises UserError."""
     if page.count("<!-- results/") > len(BLOCK.findall(page)):
         raise UserError("a table has no <!-- end -->")
-    return BLOCK.sub(lambda b: f"{b[1]}\n{described(read_json(root / b[2]))}\n\n{b[3]}", page)
+
+    def table(block: re.Match) -> str:
+        content = read_json(root / block[2])
+        try:
+            return f"{block[1]}\n{described(content)}\n\n{block[3]}"
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{block[2]} holds no table of these tools: {error}") from error
+
+    return BLOCK.sub(table, page)
 
 
 def main(argv=None, root: Path = ROOT) -> int:

@@ -295,8 +295,9 @@ def test_the_ports_recipe_is_put_beside_the_papers(demo, tmp_path):
 @pytest.mark.slow
 def test_gray_images_are_not_read(demo, tmp_path, capsys):
     words = [*words_for("recipes", demo, tmp_path, out_channels=1, depth=6, epochs=2)]
-    words = [*words, "--crop_size", "64", "--load_size", "64"]
+    words = [*words, "--crop_size", "64", "--load_size", "64", "--scorer", "unused"]
     content = content_of("recipes", tmp_path, words)
+    assert "--scorer unused is not used" in capsys.readouterr().out
     assert content["scorer"] is None and not list(tmp_path.glob("*AtoB"))
 
 

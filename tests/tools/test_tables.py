@@ -69,7 +69,7 @@ def test_a_table_of_an_unknown_kind_is_rendered():
     assert text.startswith("| run | per-pixel |") and "FCN-8s; 12 of the 12 classes" in text
 
 
-@pytest.mark.parametrize("text", [None, "", "[]"])
+@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"rows": []}', '{"steps": [{}]}'])
 def test_a_missing_or_damaged_file_is_named_in_one_line(tmp_path, text):
     (tmp_path / "results").mkdir()
     if text is not None:
