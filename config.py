@@ -10,6 +10,7 @@ the command line. Section numbers are those of Isola et al., CVPR 2017 (arXiv 16
 import dataclasses
 import math
 import re
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -81,9 +82,11 @@ class Config:
         check_types(self)
         for name, choices in CHOICES.items():
             self.check(name, getattr(self, name) in choices, f"must be {listed(choices)}")
-        for names, holds, rule in RANGES:
-            for name in names:
-                self.check(name, holds(getattr(self, name)), f"must be {rule}")
+        for rule, ((least, greatest), names) in RANGES.items():
+            for name in names.split():
+                self.check(name, least <= getattr(self, name) <= greatest, f"must be {rule}")
+        for name in ("data_root", "mask", "palette"):
+            self.check(name, getattr(self, name), "must be given")
         for name, holds, rule in RULES:
             self.check(name, holds(self), rule)
 
@@ -128,35 +131,23 @@ CHOICES = {
     "precision": ("auto", "fp32", "bf16"),
 }
 
-# Fields, what their values must satisfy, and how to say so.
-RANGES = [
-    (
-        ("batch_size", "epochs", "log_steps", "validate_epochs", "save_epochs", "sample_images"),
-        lambda value: value >= 1,
-        "1 or more",
+# Rule: its least value, its greatest value, and the fields that obey it.
+LARGEST = sys.float_info.max
+RANGES = {
+    "1 or more": (
+        (1, LARGEST),
+        "batch_size epochs log_steps validate_epochs save_epochs sample_images",
     ),
-    (
-        ("limit", "decay_epochs", "keep_epochs", "seed", "cache_gb"),
-        lambda value: value >= 0,
-        "0 or more",
+    "0 or more": (
+        (0, LARGEST),
+        "limit decay_epochs keep_epochs seed cache_gb lambda_l1 gan_weight",
     ),
-    (
-        ("base_channels", "discriminator_channels", "load_size", "crop_size"),
-        lambda value: 1 <= value <= 2**14,
-        "from 1 to 16384",
-    ),
-    (("depth",), lambda value: 2 <= value <= 12, "from 2 to 12"),
-    (("num_workers",), lambda value: -1 <= value <= 1024, "from -1 to 1024"),
-    (
-        ("dropout", "beta1", "beta2", "ema_decay"),
-        lambda value: 0 <= value < 1,
-        "from 0 to below 1",
-    ),
-    (("lambda_l1", "gan_weight"), lambda value: 0 <= value < math.inf, "0 or more, and finite"),
-    (("learning_rate",), lambda value: 0 < value < math.inf, "above 0, and finite"),
-    (("save_minutes",), lambda value: value > 0, "above 0"),
-    (("data_root", "mask", "palette"), lambda value: value, "given"),
-]
+    "a finite number above 0": ((math.nextafter(0, 1), LARGEST), "learning_rate save_minutes"),
+    "from 0 to below 1": ((0, math.nextafter(1, 0)), "dropout beta1 beta2 ema_decay"),
+    "from 1 to 16384": ((1, 2**14), "base_channels discriminator_channels load_size crop_size"),
+    "from 2 to 12": ((2, 12), "depth"),
+    "from -1 to 1024": ((-1, 1024), "num_workers"),
+}
 
 # Channels of input and target, where the task decides them.
 CHANNELS = {"colorization": (1, 2), "style": (3, 3)}
@@ -213,15 +204,11 @@ RULES = [
 
 # ---- Presets ----------------------------------------------------------------------------------
 
+EVERY_EPOCH = {"validate_epochs": 1, "save_epochs": 1}  # where an epoch takes hours
+
 # Section 6.2. edges -> photo: no jitter, no mirroring.
 EDGES = Config(
-    direction="AtoB",
-    load_size=256,
-    mirror=False,
-    batch_size=4,
-    epochs=15,
-    validate_epochs=1,
-    save_epochs=1,
+    direction="AtoB", load_size=256, mirror=False, batch_size=4, epochs=15, **EVERY_EPOCH
 )
 
 # Section 6.2. Colorization and inpainting: mirroring, no jitter.
@@ -251,21 +238,10 @@ PRESETS: dict[str, Config] = {
     "edges2shoes": replace(EDGES, data_root="data/edges2shoes"),
     "edges2handbags": replace(EDGES, data_root="data/edges2handbags"),
     "day2night": Config(
-        data_root="data/night2day",
-        batch_size=4,
-        epochs=17,
-        validate_epochs=1,
-        save_epochs=1,
-        output="runs/day2night",
+        data_root="data/night2day", output="runs/day2night", batch_size=4, epochs=17, **EVERY_EPOCH
     ),
     "colorization": replace(
-        PHOTOS,
-        task="colorization",
-        in_channels=1,
-        out_channels=2,
-        epochs=6,
-        validate_epochs=1,
-        save_epochs=1,
+        PHOTOS, task="colorization", in_channels=1, out_channels=2, epochs=6, **EVERY_EPOCH
     ),
     "inpainting": replace(PHOTOS, task="inpainting", epochs=25, validate_epochs=5),
     # What users ask for beyond the paper.
