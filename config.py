@@ -259,6 +259,20 @@ def preset_named(name: str) -> Config:
     return PRESETS[name]
 
 
+def require_data(config: Config) -> None:
+    """Raises UserError if the dataset is missing, with the command that makes it."""
+    root = Path(config.data_root)
+    if root.is_dir():
+        return
+    sources = {p.data_root: "data.download" for p in PRESETS.values() if p.task == "pairs"}
+    sources["data/demo"] = "data.make_demo"
+    how = "it must be a folder of images, see data/README.md"
+    if root.as_posix() in sources:
+        name = f" {root.name}" if root.name != "demo" else ""
+        how = f"python -m {sources[root.as_posix()]}{name} makes it"
+    raise UserError(f"data_root {root} does not exist; {how}")
+
+
 # ---- Saved configurations ---------------------------------------------------------------------
 
 # What may change when a run resumes. Everything else decides the result, so that no configuration

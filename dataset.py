@@ -20,7 +20,7 @@ Tasks that make their own pairs (tasks/) read photos from such folders, or from 
 
 from dataclasses import replace
 
-from config import DEFAULT, PRESETS, Config, UserError, preset_named
+from config import DEFAULT, PRESETS, Config, UserError, preset_named, require_data
 from engine import cli
 
 
@@ -109,6 +109,7 @@ class PairedDataset(Dataset):
     def __init__(self, config: Config, split: str):
         if split not in STAND_INS:
             raise UserError(f"split is {split!r}; it must be train, val or test")
+        require_data(config)
         self.config = config
         self.task = task_of(config)
         self.skipped: list[str] = []
@@ -239,8 +240,7 @@ def main(argv=None) -> int:
     """Reads every file of every split as training would, and prints a line for each bad one.
     Returns the exit code: 2 if there are any."""
     config = parse_arguments(argv)
-    if not Path(config.data_root).is_dir():
-        find_pairs(Path(config.data_root), "train")  # raises
+    require_data(config)
     bad = 0
     for split in STAND_INS:
         try:

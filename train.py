@@ -11,8 +11,19 @@ config.py holds every hyperparameter.
 
 from argparse import Namespace
 from dataclasses import asdict, fields, replace
+from itertools import chain, count
+from pathlib import Path
 
-from config import DEFAULT, PRESETS, Config, UserError, config_from_dict, preset_named, resumed
+from config import (
+    DEFAULT,
+    PRESETS,
+    Config,
+    UserError,
+    config_from_dict,
+    preset_named,
+    require_data,
+    resumed,
+)
 from engine import cli
 
 
@@ -25,12 +36,23 @@ def parse_arguments(argv=None) -> Namespace:
     config = None
     if options.resume is None:
         config = replace(preset_named(options.preset or DEFAULT), **given)
+        if "output" not in given:
+            config = replace(config, output=str(free_folder(config.folder)))
     elif options.preset or not options.resume:
         raise UserError("--resume takes a run folder, and no preset")
     return Namespace(resume=options.resume, fields=given, config=config)
 
 
+def free_folder(folder: Path) -> Path:
+    """The folder, or if it holds a run the next free one: runs/demo_2, runs/demo_3 ..."""
+    numbered = (folder.with_name(f"{folder.name}_{number}") for number in count(2))
+    return next(f for f in chain([folder], numbered) if not any(f.glob("checkpoints/*.pt")))
+
+
 def describe(options: Namespace) -> None:
+    """Raises UserError if a new run lacks its data; the demo's will be drawn."""
+    if options.config and options.config.data_root != PRESETS["demo"].data_root:
+        require_data(options.config)
     print(f"resuming {options.resume}" if options.resume else f"training {options.config.folder}")
 
 
@@ -41,7 +63,6 @@ import json
 import shlex
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch

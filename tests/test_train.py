@@ -4,6 +4,7 @@ import copy
 import csv
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -314,6 +315,34 @@ def test_a_run_is_not_overwritten_nor_changed_on_the_way(pairs, finished, capsys
     nowhere = finished / "nowhere"
     assert f"{nowhere} does not exist" in refusal(capsys, train.main, "--resume", nowhere)
     assert not nowhere.exists()
+
+
+def test_a_run_without_a_name_takes_the_next_free_one(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "facades").mkdir(parents=True)
+    named = train.parse_arguments(["facades", "--output", "runs/facades"])
+    for folder in ("facades", "facades_2", "facades_3"):
+        options = train.parse_arguments(["facades"])
+        assert options.config.folder == Path("runs", folder)
+        assert named.config.folder == Path("runs/facades")  # as given, to be refused
+        train.describe(options)
+        assert f"training {Path('runs', folder)}" in capsys.readouterr().out
+        shutil.copytree(finished, options.config.folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["maps"], "data_root data/maps does not exist; python -m data.download maps makes it"),
+        (["day2night"], "python -m data.download night2day makes it"),
+        (["--data_root", "mine"], "data_root mine does not exist; it must be a folder of images"),
+    ],
+)
+def test_a_missing_dataset_names_the_command_that_makes_it(tmp_path, monkeypatch, words, line):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=line):
+        train.describe(train.parse_arguments(words))
+    train.describe(train.parse_arguments([]))  # the demo will be drawn
 
 
 def test_a_missing_dataset_names_its_folder(tmp_path, capsys):
