@@ -36,8 +36,8 @@ def parse_arguments(argv=None) -> Namespace:
     config = None
     if options.resume is None:
         config = replace(preset_named(options.preset or DEFAULT), **given)
-        if "output" not in given:
-            config = replace(config, output=str(free_folder(config.folder)))
+        if "output" not in given and config.folder != (folder := free_folder(config.folder)):
+            config = replace(config, output=str(folder))
     elif options.preset or not options.resume:
         raise UserError("--resume takes a run folder, and no preset")
     return Namespace(resume=options.resume, fields=given, config=config)
