@@ -52,6 +52,8 @@ class Config:
     discriminator_channels: int = 64  # filters of the discriminator's first layer
     receptive_field: int = 70  # the discriminator's patch: 1, 16, 34, 70, 142 or 286
 
+    init: str = ""  # start from these weights: a run, an export, hf://owner/name or the port's .pth
+
     # Optimization
     lambda_l1: float = 100.0  # weight of the L1 loss; 0: without it
     gan_weight: float = 1.0  # weight of the adversarial loss; 0: no discriminator

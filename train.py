@@ -111,6 +111,8 @@ def build_model(config: Config, device: torch.device) -> Model:
     torch.manual_seed(config.seed)
     generator = utils.build_generator(config).to(device)
     discriminator = utils.build_discriminator(config).to(device) if config.gan_weight else None
+    if config.init:
+        utils.start_from(config.init, config, generator, discriminator)
     adam = partial(Adam, lr=config.learning_rate, betas=(config.beta1, config.beta2))
     return Model(
         generator,
@@ -226,7 +228,8 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
         data = PairedDataset(config, "train")
         validation = PairedDataset(config, "val") if processes.first else data
         print(f"{len(data)} training pairs, {len(validation)} validation pairs")
-        model = prepare(build_model(config, processes.device), config)
+        fresh = replace(config, init="") if checkpoint else config
+        model = prepare(build_model(fresh, processes.device), config)
         processes.draw_own_noise(config.seed)
         run = build_run(config, data, model, processes)
         if checkpoint:

@@ -9,6 +9,7 @@
 A checkpoint describes itself: nothing else is needed to use it.
 """
 
+import contextlib
 import dataclasses
 import os
 import platform
@@ -53,20 +54,11 @@ def build_discriminator(config: Config) -> PatchDiscriminator:
 
 def load_generator(path: str | Path, device: str = "cpu", ema: bool = True) -> UNetGenerator:
     """The trained generator of a run folder or a checkpoint file, ready for `translate`. Also of a
-    folder written by tools.export, and of such a folder on the Hugging Face Hub, "hf://owner/name"
-    or "hf://owner/name@revision". `device` as in config.py. If the run keeps an EMA of the weights,
-    it is taken, or with `ema=False` the weights themselves. The result's `.config` is the
-    configuration it was trained with. Raises UserError."""
-    if hub.is_export(path):
-        folder = hub.hub_folder(path) if hub.is_on_hub(path) else Path(path)
-        checkpoint = hub.read_export(folder)
-    elif Path(path).is_dir() and not checkpoint_files(path):
-        raise UserError(
-            f"{path} holds neither checkpoints nor {hub.WEIGHTS}; name a folder of a run that has "
-            "been saved, such as runs/demo, or of an export"
-        )
-    else:
-        checkpoint = load_checkpoint(path)
+    folder written by tools.export, of such a folder on the Hugging Face Hub, "hf://owner/name" or
+    "hf://owner/name@revision", and of the PyTorch port, latest_net_G.pth. `device` as in config.py.
+    If the run keeps an EMA of the weights, it is taken, or with `ema=False` the weights themselves.
+    The result's `.config` is the configuration it was trained with. Raises UserError."""
+    checkpoint = load_weights(path)
     name = "average" if ema and "average" in checkpoint else "generator"
     return with_weights(build_generator, checkpoint, name, path).to(choose_device(device))
 
@@ -79,6 +71,36 @@ def load_discriminator(path: str | Path, device: str = "cpu") -> PatchDiscrimina
         raise UserError(f"{path} has no discriminator")
     network = with_weights(build_discriminator, checkpoint, "discriminator", path)
     return network.to(choose_device(device))
+
+
+def load_weights(path: str | Path) -> dict:
+    """The checkpoint of anything that `load_generator` accepts; at least its generator and its
+    configuration. Raises UserError."""
+    if hub.is_export(path):
+        return hub.read_export(hub.hub_folder(path) if hub.is_on_hub(path) else Path(path))
+    if Path(path).is_dir() and not checkpoint_files(path):
+        raise UserError(
+            f"{path} holds neither checkpoints nor {hub.WEIGHTS}; name a folder of a run that has "
+            "been saved, such as runs/demo, or of an export"
+        )
+    return load_checkpoint(path)
+
+
+def start_from(path: str, config: Config, generator: nn.Module, discriminator: nn.Module | None):
+    """Gives new networks the weights of a trained generator, anything `load_generator` accepts, and
+    of its discriminator if it has one that fits. Raises UserError if the generator does not."""
+    checkpoint = load_weights(path)
+    before = with_weights(build_generator, checkpoint, "generator", path).config
+    for name in ("generator", "in_channels", "out_channels", "base_channels", "depth", "norm"):
+        there, here = getattr(before, name), getattr(config, name)
+        if there != here:
+            raise UserError(f"init {path} has {name} {there}, not {here}; give --{name} {there}")
+    generator.load_state_dict(checkpoint["generator"])
+    taken = "the generator"
+    with contextlib.suppress(AttributeError, KeyError, RuntimeError):  # there is none that fits
+        discriminator.load_state_dict(checkpoint["discriminator"])
+        taken = "the generator and the discriminator"
+    print(f"starting from {taken} of {path}")
 
 
 def with_weights(build, checkpoint: dict, name: str, path: str | Path) -> nn.Module:
@@ -96,6 +118,52 @@ def with_weights(build, checkpoint: dict, name: str, path: str | Path) -> nn.Mod
         raise UserError(f"{path}: its {name} does not fit its configuration: {error}") from error
     network.config = config
     return network.eval().requires_grad_(False)
+
+
+def read_port(path: Path) -> dict:
+    """The checkpoint of the PyTorch port's latest_net_G.pth, with the latest_net_D.pth beside it.
+    Its unet generators have our layers in our order, but join skip and decoder the other way round.
+    Raises UserError on other generators."""
+    values = port_weights(path)
+    convolutions = [value.shape for value in values if value.ndim == 4]
+    (width, in_channels, *_), (_, out_channels, *_) = convolutions[0], convolutions[-1]
+    channels = {"in_channels": in_channels, "out_channels": out_channels, "base_channels": width}
+    try:
+        config = Config(depth=len(convolutions) // 2, dropout_layers="port", **channels)
+        with torch.device("meta"):
+            ours = build_generator(config).state_dict()
+            names_d = list(build_discriminator(config).state_dict())
+        fits = [value.shape for value in values] == [value.shape for value in ours.values()]
+    except UserError:
+        fits = False
+    if not fits:
+        raise UserError(
+            f"{path} is none of the port's unet generators with batch norm (unet_128, unet_256), "
+            "the only ones that fit"
+        )
+    generator = dict(zip(ours, values, strict=True))
+    for name, value in generator.items():
+        if value.ndim == 4 and not name.startswith(("encoder", "decoder.0")):
+            generator[name] = torch.cat(value.chunk(2)[::-1])
+    checkpoint = {"config": dataclasses.asdict(config), "generator": generator, "step": 0}
+    beside = path.with_name(path.name.replace("_G.", "_D."))
+    if beside != path and beside.exists():
+        checkpoint["discriminator"] = dict(zip(names_d, port_weights(beside), strict=False))
+    return checkpoint
+
+
+def port_weights(path: Path) -> list[Tensor]:
+    """The weights in a file of the port, in order. The running statistics of norms are left out, as
+    its training and, by default, its test use those of the batch."""
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        values = [v.float() for k, v in weights.items() if not re.search("running|num_batches", k)]
+        if not any(value.ndim == 4 for value in values):
+            raise ValueError("it holds no convolutions")
+    except Exception as error:  # torch.load raises nearly anything on a bad file
+        reason = str(error).partition(". ")[0] or type(error).__name__
+        raise UserError(f"{path} cannot be read as weights of the port: {reason}") from error
+    return values
 
 
 # ---- Translation ------------------------------------------------------------------------------
@@ -223,6 +291,8 @@ def load_checkpoint(path: str | Path) -> dict:
 
 def read_checkpoint(path: Path) -> dict:
     """Reads a checkpoint file without running code from it. Raises DamagedError or UserError."""
+    if path.suffix == ".pth":
+        return read_port(path)
     reason = damage(path)
     if reason:
         raise DamagedError(f"{path} cannot be read as a checkpoint: {reason}")
