@@ -27,6 +27,7 @@ class Config:
     palette: str = "auto"  # of B's labels: auto, none, facades, cityscapes, demo or a palette.json
     in_channels: int = 3  # channels of the input: 3 color, 1 gray
     out_channels: int = 3  # channels of the target: 3 color, 1 gray, 2 for colorization
+    resize: str = "stretch"  # to squares; fit: by the shorter side, keeping the shape; none: not
     load_size: int = 286  # side to which training pairs are resized
     crop_size: int = 256  # side of the random crop of them to train on
     mirror: bool = True  # flip half of the training pairs left to right
@@ -120,6 +121,7 @@ def listed(choices: tuple) -> str:
 
 CHOICES = {
     "direction": ("AtoB", "BtoA"),
+    "resize": ("stretch", "fit", "none"),
     "task": ("pairs", "colorization", "inpainting", "super_resolution", "edges", "style"),
     "part": ("whole", "A", "B"),
     "factor": (2, 4, 8),

@@ -37,8 +37,7 @@ if __name__ == "__main__":
 import hashlib
 import os
 import random
-from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # its import would ask the network for updates
@@ -54,6 +53,7 @@ from engine.files import write_text
 from engine.images import read_image, to_tensor
 from engine.loading import TrainingOrder, in_threads, load_batches
 from engine.pairs import STAND_INS, Pair, find_pairs, find_photos
+from metrics.palettes import find_palette
 from tasks import task_of
 
 
@@ -98,15 +98,17 @@ class PairedDataset(Dataset):
 
     `dataset[index]` is {"input": (C, H, W), "target": (C, H, W), "name": str}, floats in [-1, 1];
     `dataset[epoch, index]` has the crop and flip of that epoch. Training pairs are resized to
-    `load_size`, cropped to `crop_size` and mirrored, x and y alike (Section 6.2). Validation and
-    test pairs are resized to `crop_size`.
+    `load_size`, cropped to `crop_size` and mirrored, x and y alike (Section 6.2). Others, and with
+    `augment=False` all, are resized to `crop_size`; or, if `config.resize` keeps their shape, as in
+    training. Label maps of a known palette are resized to the nearest pixel: blended colors would
+    be those of other classes.
 
     A bad file ends the run, or is left out if `bad_files` is "skip"; `skipped` then holds the
     reasons. Files are read at once if they fit into `cache_gb` or are to be skipped. Raises
     UserError.
     """
 
-    def __init__(self, config: Config, split: str):
+    def __init__(self, config: Config, split: str, augment: bool = True):
         if split not in STAND_INS:
             raise UserError(f"split is {split!r}; it must be train, val or test")
         require_data(config)
@@ -124,7 +126,8 @@ class PairedDataset(Dataset):
         if config.bad_files == "stop":  # otherwise, bad files do not count
             self.pairs = self.pairs[:limit]
         self.task.prepare(self.refuse)
-        self.augmented = split == "train"
+        self.labels = find_palette(config) is not None
+        self.augmented = augment and split == "train"
         self.size = config.load_size if self.augmented else config.crop_size
         self.augment = albumentations.Compose(
             [
@@ -133,11 +136,25 @@ class PairedDataset(Dataset):
             ],
             additional_targets={"target": "image"},
         )
-        needed = min(limit, len(self.pairs)) * self.size**2 * self.task.cached_channels
+        pixels = self.size**2
+        with suppress(UserError, IndexError):  # bad or no files are reported by what reads them
+            pixels = self.pixels(*self.open(0)[0].size)
+        needed = min(limit, len(self.pairs)) * pixels * self.task.cached_channels
         self.cached = needed <= config.cache_gb * 1e9
         self.cache = []
         if self.cached or config.bad_files == "skip":
             self.read_all(limit)
+
+    def pixels(self, width: int, height: int) -> int:
+        """The pixels of an image of this size once it is resized. Warns if it loses its shape."""
+        config = self.config
+        if config.resize == "stretch":
+            skewed = max(width, height) > 1.1 * min(width, height) and not self.task.from_photos
+            if skewed and self.augmented:
+                print(f"{width}x{height} is stretched to a square; --resize fit keeps its shape")
+            return self.size**2
+        scale = config.load_size / min(width, height) if config.resize == "fit" else 1
+        return round(width * height * scale**2)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -156,21 +173,39 @@ class PairedDataset(Dataset):
         pair = self.task.pair(to_tensor(x), to_tensor(y), generator)
         return {**pair, "name": self.pairs[index].name}
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """x and y before crop and flip, uint8 (size, size, C)."""
+    def open(self, index: int) -> list[Image.Image]:
+        """x and y as in their files; of a task that makes its pairs, the photo alone."""
         if self.task.from_photos:
-            photo = half_of(read_image(self.pairs[index].a), self.part)
-            photo = self.fit(photo, self.task.photo_channels, ImageOps.fit)
-            return photo, self.task.target(photo)
-        a, b = read_pair(self.pairs[index])
-        x, y = (a, b) if self.config.direction == "AtoB" else (b, a)
-        x = self.fit(x, self.config.in_channels, Image.Image.resize)
-        return x, self.fit(y, self.config.out_channels, Image.Image.resize)
+            return [half_of(read_image(self.pairs[index].a), self.part)]
+        pair = read_pair(self.pairs[index])
+        return list(pair if self.config.direction == "AtoB" else pair[::-1])
 
-    def fit(self, image: Image.Image, channels: int, resize: Callable) -> np.ndarray:
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """x and y before crop and flip, uint8 (H, W, C)."""
+        images, config = self.open(index), self.config
+        if self.task.from_photos:
+            x = self.fit(images[0], self.task.photo_channels)
+            y = self.task.target(x)
+        else:
+            x = self.fit(images[0], config.in_channels, self.labels and config.direction == "BtoA")
+            y = self.fit(images[1], config.out_channels, self.labels and config.direction == "AtoB")
+        height, width, _ = x.shape
+        if self.augmented and min(height, width) < config.crop_size:
+            size = f"{width}x{height}, less than crop_size, {config.crop_size}"
+            raise UserError(f"{self.pairs[index].a} is {size}; --resize fit enlarges it")
+        return x, y
+
+    def fit(self, image: Image.Image, channels: int, nearest: bool = False) -> np.ndarray:
+        """The image with as many channels, resized as config.resize says, (H, W, C)."""
         image = image.convert("L" if channels == 1 else "RGB")
-        image = resize(image, (self.size, self.size), Image.Resampling.BICUBIC)
-        return np.asarray(image).reshape(self.size, self.size, channels)
+        how = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
+        if self.config.resize == "stretch":
+            resize = ImageOps.fit if self.task.from_photos else Image.Image.resize
+            image = resize(image, (self.size, self.size), how)
+        elif self.config.resize == "fit":
+            scale = self.config.load_size / min(image.size)
+            image = image.resize([round(side * scale) for side in image.size], how)
+        return np.asarray(image).reshape(image.height, image.width, channels)
 
     def refuse(self, error: UserError) -> None:
         """Stops at a bad file, or notes it."""

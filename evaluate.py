@@ -25,6 +25,13 @@ def parse_arguments(argv=None) -> Namespace:
     add("--input", metavar="PATH", help="translate this image or folder instead")
     add("--output", metavar="PATH", help="where results go (default: into the run)")
     add("--mask", metavar="PATH", help="inpainting: white where --input is filled")
+    add(
+        "--tile",
+        type=int,
+        default=0,
+        metavar="PX",
+        help="translate --input in tiles, for large images",
+    )
     add("--draw", action="store_true", help="edges: --input is a photo whose edges are drawn first")
     add("--scorer", metavar="RUN", help="a run photo -> labels, to read labels from the outputs")
     add("--inception", metavar="FILE", help="weights of Inception, for FID and KID")
@@ -38,7 +45,7 @@ def parse_arguments(argv=None) -> Namespace:
     options = parser.parse_args(argv)
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed is {options.seed}; it must be from 0 to below 2**63")
-    for name in ("mask", "draw") if options.input is None else ("scorer", "inception"):
+    for name in ("mask", "draw", "tile") if options.input is None else ("scorer", "inception"):
         if getattr(options, name):
             relation = "needs" if options.input is None else "cannot be combined with"
             raise UserError(f"--{name} {relation} --input")
@@ -75,7 +82,7 @@ from metrics.images import score
 from metrics.labels import LabelReader, read_classes
 from metrics.palettes import Palette, find_palette
 from metrics.split import SplitScores
-from utils import generate, load_generator, run_folder, sample_grid, translate
+from utils import generate_any_size, load_generator, run_folder, sample_grid, translate
 
 GRID_IMAGES = 12
 
@@ -86,10 +93,9 @@ def translations(generator: nn.Module, dataset: PairedDataset, seed: int = 0, no
     """Translates the pairs of a dataset one by one; see `utils.generate` about noise. Yields (name,
     x, G(x), y), images (C, H, W) in [-1, 1]. The noise of every image starts from `seed`, so its
     translation does not depend on others."""
-    device = next(generator.parameters()).device
     for batch in load_pairs(dataset):
         pair = {key: value[0] for key, value in batch.items()}
-        output = generate(generator, batch["input"].to(device), seed, noise)[0].float().cpu()
+        output = generate_any_size(generator, seed, noise, pair["input"])
         show = partial(dataset.task.show, pair)
         yield pair["name"], pair["input"], show(output), show(pair["target"])
 
@@ -110,23 +116,16 @@ def validate(generator: nn.Module, dataset: PairedDataset) -> tuple[dict, Image.
     return means, sample_grid(grid)
 
 
-def true_classes(dataset: PairedDataset, index: int, palette: Palette) -> Tensor:
-    """The classes (H, W) of a pair's label map B. They are read at its own size and then resized:
-    blended colors would be those of other classes."""
+def true_classes(dataset: PairedDataset, index: int, palette: Palette, size: tuple) -> Tensor:
+    """The classes, resized to (H, W), of a pair's label map B."""
     _, labels = read_pair(dataset.pairs[index])
     classes = read_classes(to_tensor(np.asarray(labels)), palette)
-    size = (dataset.size, dataset.size)
     return F.interpolate(classes[None, None].float(), size, mode="nearest-exact")[0, 0].long()
 
 
 def label_reader(scorer: nn.Module, config: Config) -> LabelReader:
     """Reads labels from the photos of a run by a generator photo -> labels. Raises UserError."""
-    device = next(scorer.parameters()).device
-
-    def read(photo: Tensor) -> Tensor:
-        return generate(scorer, photo[None].to(device), noise=False)[0].cpu()
-
-    return LabelReader(read, config, scorer.config)
+    return LabelReader(partial(generate_any_size, scorer, 0, False), config, scorer.config)
 
 
 def evaluate_split(
@@ -141,8 +140,7 @@ def evaluate_split(
     """Translates and scores a split. Writes input/, output/, target/, grid.png, gallery.html,
     scores.csv and scores.json into `folder`. Returns the mean scores. Raises UserError."""
     config = generator.config
-    # Without jitter and mirroring, should it be the training split.
-    dataset = PairedDataset(replace(config, load_size=config.crop_size, mirror=False), split)
+    dataset = PairedDataset(config, split, augment=False)
     palette = find_palette(config)
     makes_labels = config.direction == "AtoB" and config.out_channels == 3
     scores = SplitScores(palette if makes_labels else None)
@@ -151,14 +149,16 @@ def evaluate_split(
         check_inception(inception)
 
     gallery = Gallery(str(folder), command_line(), config)
-    rows, grid = {}, []
+    rows, grid, true = {}, [], None
     results = translations(generator, dataset, seed, noise)
     results = tqdm(results, "translating", len(dataset), unit="image")
     for index, (name, x, output, y) in enumerate(results):
         images = [to_image(image) for image in (x, output, y)]
         for kind, image in zip(("input", "output", "target"), images, strict=True):
             save_image(image, folder / kind / f"{name}.png")
-        true = true_classes(dataset, index, palette) if scores.palette or reader else None
+        true = (
+            true_classes(dataset, index, palette, y.shape[1:]) if scores.palette or reader else None
+        )
         rows[name] = scores.add(output, y, true)
         gallery.add(name, images, rows[name])
         if reader:
@@ -226,7 +226,7 @@ def hint(image: Image.Image, config: Config) -> str | None:
     if not config.crop_size / 2 <= (width * height) ** 0.5 <= config.crop_size * 2:
         return (
             f"is {width}x{height}, but training saw whole images at {config.load_size} px; objects "
-            "should have about that scale, so try it resized"
+            "should have about that scale; try it resized, or a large one in tiles (--tile)"
         )
     return None
 
@@ -239,14 +239,16 @@ def translate_files(generator: nn.Module, plan: dict[Path, Path], options: Names
         try:
             image = read_image(file)
             advice = hint(image, generator.config)
-            if advice and not advised:
+            if advice and not advised and not options.tile:
                 tqdm.write(f"{file} {advice}", file=sys.stderr)
                 advised = True  # once is enough
             if options.draw:
                 from tasks.edges import draw
 
                 image = to_image(draw(to_tensor(np.asarray(image))))
-            image = translate(generator, image, options.seed, not options.no_dropout, mask)
+            image = translate(
+                generator, image, options.seed, not options.no_dropout, mask, options.tile
+            )
         except UserError as error:
             if generator.config.bad_files == "stop":
                 raise
@@ -265,6 +267,8 @@ def main(argv=None) -> int:
     names = ("data_root", "palette", "bad_files")
     changes = {name: getattr(options, name) for name in names if getattr(options, name)}
     generator.config = replace(generator.config, **changes)
+    if options.tile and options.tile < 2**generator.depth:
+        raise UserError(f"--tile is {options.tile}; it must be {2**generator.depth} or more")
     if options.draw and generator.config.task != "edges":
         raise UserError(f"--draw is for edges; the task of this run is {generator.config.task}")
     folder = run_folder(options.run)

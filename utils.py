@@ -28,7 +28,7 @@ from discriminator import PatchDiscriminator
 from engine import hub
 from engine.devices import choose_device, own_randomness
 from engine.files import damage, replacing, tensors_of
-from engine.images import image_grid, to_image, to_mode, to_tensor
+from engine.images import image_grid, in_tiles, to_image, to_mode, to_tensor
 from generator import EncoderDecoderGenerator, UNetGenerator
 from tasks import task_of
 
@@ -194,12 +194,15 @@ def translate(
     seed: int = 0,
     noise: bool = True,
     mask: Image.Image | None = None,
+    tile: int = 0,
 ) -> Image.Image:
     """Translates an image of any size and mode into one of the same size; a super_resolution
     generator enlarges it. The noise is dropout, which is part of the method and stays on after
     `.eval()`: another `seed` draws another, `noise=False` turns it off. For inpainting, `mask` is
-    an image of the same size, white where it is to be filled. Raises UserError on a mask that does
-    not fit."""
+    an image of the same size, white where it is to be filled. With `tile`, in px, the network sees
+    overlapping tiles of that side, one at a time: memory then does not grow with the image, but
+    norms use the statistics of each tile, so colors can differ between tiles. Raises UserError on a
+    mask that does not fit."""
     task = task_of(generator.config)
     x = to_tensor(np.asarray(to_mode(image, task.channels)))
     if mask is not None:
@@ -210,6 +213,8 @@ def translate(
             sizes = [f"{size.shape[2]}x{size.shape[1]}" for size in (mask, x)]
             raise UserError(f"the mask is {sizes[0]}, its image {sizes[1]}; sizes must be equal")
     run = partial(generate_any_size, generator, seed, noise)
+    if tile or task.tile:
+        run = partial(in_tiles, run, side=tile or task.tile)
     return to_image(task.translate(x, run, mask))
 
 

@@ -17,6 +17,7 @@ class Task:
     """Pairs from files. Other tasks override what they do differently."""
 
     from_photos = False  # whether pairs are made from one photo each
+    tile = 0  # side of the tiles in which images are translated; 0: whole
 
     def __init__(self, config: Config):
         self.config = config

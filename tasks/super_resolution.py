@@ -2,21 +2,27 @@
 
 from torch import Tensor
 
-from engine.images import eight_bits, in_tiles, resize
+from engine.images import eight_bits, resize
 from tasks.base import PhotoTask
 
 
 class SuperResolution(PhotoTask):
-    """Enlarges by `config.factor`."""
+    """Enlarges by `config.factor`. Translates in tiles of the size of training, so that the norms
+    see as much at a time as they did then, and any size fits into memory."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.tile = config.crop_size
 
     def pair(self, x, y, random):
-        small = resize(y, [side // self.config.factor for side in y.shape[-2:]])
+        height, width = (side // self.config.factor for side in y.shape[-2:])
+        y = y[:, : height * self.config.factor, : width * self.config.factor]
+        small = resize(y, (height, width))
         return {"input": self.enlarge(eight_bits(small) / 127.5 - 1), "target": y}
 
     def enlarge(self, image: Tensor) -> Tensor:
         return resize(image, [side * self.config.factor for side in image.shape[-2:]])
 
     def translate(self, image, run, mask=None):
-        """Returns an image `factor` times as large. Works in tiles of the size of training, so that
-        the norms see as much at a time as they did then, and any size fits into memory."""
-        return in_tiles(run, self.enlarge(image), self.config.crop_size)
+        """Returns an image `factor` times as large."""
+        return run(self.enlarge(image))

@@ -13,6 +13,7 @@ from PIL import Image
 from config import Config
 from dataset import PairedDataset, load_pairs
 from engine.cli import UserError
+from engine.images import eight_bits
 from engine.loading import TrainingOrder
 
 FACADES = REPOSITORY / "data" / "facades"  # if it was downloaded
@@ -185,6 +186,59 @@ def test_a_set_that_fits_in_memory_is_read_once(mapped):
     data[2, 5]
     with pytest.raises(UserError, match=r"5\.png"):
         uncached[2, 5]
+
+
+@pytest.fixture
+def wide(tmp_path) -> Path:
+    """Pairs of 96x48 halves; a pixel's red is its column, its green its row."""
+    rows, columns = np.mgrid[:48, :96]
+    a = np.stack([2 * columns, 4 * rows, 0 * rows], axis=2).astype(np.uint8)
+    for split in ("train", "val", "test"):
+        for number in range(3):
+            save_pair(tmp_path / split / f"{number}.png", a, 255 - a)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("resize", "whole", "step"),
+    # A step to the right changes red by 2 in the file, and by more once it is shrunk.
+    [("stretch", (32, 32), 96 / 36), ("fit", (36, 72), 48 / 36), ("none", (48, 96), 1)],
+)
+def test_images_keep_their_shape_if_asked(wide, resize, whole, step):
+    config = config_for(wide, resize=resize)
+    train, test = PairedDataset(config, "train"), PairedDataset(config, "test")
+    for epoch in range(5):
+        x, y = (train[epoch, 0][name] for name in ("input", "target"))
+        assert x.shape == y.shape == (3, 32, 32)
+        assert (x + y).abs().max() < 0.03  # both have the same crop and flip
+        slope = (y[0, 16, 20] - y[0, 16, 10]).abs() * 127.5 / 10
+        assert slope == pytest.approx(2 * step, rel=0.12)
+    assert test[0]["input"].shape == test[0]["target"].shape == (3, *whole)
+    assert train.cached == test.cached and len({x.tobytes() for x, _ in train.cache}) == 1
+
+
+def test_stretching_is_reported_and_small_images_are_refused(wide, capsys):
+    PairedDataset(config_for(wide), "train")
+    assert "96x48 is stretched to a square; --resize fit" in capsys.readouterr().out
+    PairedDataset(config_for(wide, resize="fit"), "train")
+    assert "stretched" not in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"0\.png is 96x48, less than crop_size, 64"):
+        PairedDataset(config_for(wide, resize="none", crop_size=64, load_size=64), "train")
+
+
+def test_label_maps_are_resized_without_inventing_colors(tmp_path):
+    colors = np.array([(0, 0, 170), (255, 170, 0), (255, 0, 0)], np.uint8)
+    labels = colors[np.random.default_rng(0).integers(0, 3, (48, 48))]
+    for split in ("train", "val"):
+        save_pair(tmp_path / split / "1.png", labels, labels)
+    for palette, exact in (("demo", True), ("none", False)):
+        for direction, kind in (("BtoA", "input"), ("AtoB", "target")):
+            config = config_for(tmp_path, palette=palette, direction=direction)
+            for split in ("train", "val"):
+                image = PairedDataset(config, split)[0][kind]
+                found = eight_bits(image).flatten(1).T.unique(dim=0).numpy()
+                known = all((colors == color).all(axis=1).any() for color in found)
+                assert known == exact
 
 
 def test_one_channel(mapped):

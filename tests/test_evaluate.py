@@ -112,6 +112,9 @@ def test_one_image_without_a_target(run, generator, tmp_path, monkeypatch):
     assert evaluate.main([run, "--input", "photo.png", "--no_dropout", *ON_CPU]) == 0
     silent = translate(generator, image, noise=False)
     assert read_image(run / "translated" / "photo.png") == silent
+    words = ["--input", "photo.png", "--output", "tiled.png", "--tile", 32]
+    assert evaluate.main([run, *words, *ON_CPU]) == 0
+    assert read_image(tmp_path / "tiled.png") == translate(generator, image, tile=32)
 
 
 def test_mistakes_are_refused_in_one_line(run, tmp_path, monkeypatch):
@@ -126,6 +129,8 @@ def test_mistakes_are_refused_in_one_line(run, tmp_path, monkeypatch):
         (run, "--split", "trian"): "split is 'trian'",
         (run, "--seed", "-1"): "--seed is -1",
         (run, "--mask", "x.png"): "--mask needs --input",
+        (run, "--tile", "64"): "--tile needs --input",
+        (run, "--input", "broken.png", "--tile", "8"): "--tile is 8; it must be 16 or more",
         (run, "--input", "x.png", "--scorer", run): "--scorer cannot be combined with --input",
     }
     for words, line in cases.items():

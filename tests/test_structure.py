@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "tasks": "engine config",
     "metrics": "engine config",
     "utils": "engine config generator discriminator tasks",
-    "dataset": "engine config tasks utils",
+    "dataset": "engine config tasks metrics utils",
     "evaluate": "engine config tasks utils dataset metrics",
     "train": "engine config tasks utils dataset metrics evaluate generator discriminator data",
 }

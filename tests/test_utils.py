@@ -10,6 +10,7 @@ from conftest import TINY
 from PIL import Image
 
 import train
+import utils
 from config import Config
 from engine.cli import UserError
 from engine.images import to_image, to_tensor
@@ -79,6 +80,15 @@ def test_what_is_padded_is_cut_off_again(generator):
     image = picture((48, 32))
     x = to_tensor(np.asarray(image))[None]
     assert translate(generator, image) == to_image(generate(generator, x)[0])
+
+
+def test_a_large_image_is_translated_in_tiles(generator, monkeypatch):
+    image, sizes = picture((100, 70)), []
+    monkeypatch.setattr(utils, "generate", lambda g, x, *_: sizes.append(x.shape[-2:]) or x)
+    tiled = translate(generator, image, tile=32)
+    assert set(sizes) == {(32, 32)} and len(sizes) == 5 * 4  # overlapping by half
+    assert np.abs(np.subtract(tiled, image, dtype=int)).max() <= 1  # blended without a loss
+    assert translate(generator, image).size == image.size and sizes[-1] == (80, 112)
 
 
 def test_the_noise_is_seeded_and_stays_on_in_eval_mode(generator):
