@@ -79,6 +79,8 @@ class Config:
     sample_images: int = 6  # validation images in the sample grid
     save_epochs: int = 50  # epochs between checkpoints
     save_minutes: float = 10.0  # and at most this many minutes
+    best_by: str = "none"  # also keep best.pt, by validation score: none, l1, psnr or ssim
+    patience: int = 0  # stop after so many validations without a better one; 0: never
     keep_epochs: int = 0  # also keep a checkpoint every so many epochs (700 MB each); 0: none
 
     def __post_init__(self):
@@ -133,6 +135,7 @@ CHOICES = {
     "receptive_field": (1, 16, 34, 70, 142, 286),
     "gan_loss": ("cross_entropy", "least_squares"),
     "precision": ("auto", "fp32", "bf16"),
+    "best_by": ("none", "l1", "psnr", "ssim"),
 }
 
 # Rule: its least value, its greatest value, and the fields that obey it.
@@ -144,7 +147,7 @@ RANGES = {
     ),
     "0 or more": (
         (0, LARGEST),
-        "limit decay_epochs keep_epochs seed cache_gb lambda_l1 gan_weight",
+        "limit decay_epochs keep_epochs patience seed cache_gb lambda_l1 gan_weight",
     ),
     "a finite number above 0": ((math.nextafter(0, 1), LARGEST), "learning_rate save_minutes"),
     "from 0 to below 1": ((0, math.nextafter(1, 0)), "dropout beta1 beta2 ema_decay"),
@@ -203,6 +206,7 @@ RULES = [
         lambda c: c.lambda_l1 + c.gan_weight > 0,
         "must not be 0 if lambda_l1 is 0: there would be no loss",
     ),
+    ("patience", lambda c: not c.patience or c.best_by != "none", "needs best_by"),
     ("decay_epochs", lambda c: c.decay_epochs <= c.epochs, "must be at most epochs, {epochs}"),
 ]
 
@@ -285,7 +289,7 @@ def require_data(config: Config) -> None:
 CHANGEABLE = {
     "data_root", "palette", "bad_files", "cache_gb", "num_workers", "epochs", "decay_epochs",
     "device", "precision", "fast", "log_steps", "validate_epochs", "sample_images", "save_epochs",
-    "save_minutes", "keep_epochs",
+    "save_minutes", "keep_epochs", "best_by", "patience",
 }
 # fmt: on
 

@@ -21,6 +21,11 @@ def parse_arguments(argv=None) -> Namespace:
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("run", metavar="RUN", help="a run folder, a checkpoint, an export, or hf://owner/name")
+    add(
+        "--checkpoint",
+        metavar="NAME",
+        help="of the run: best, previous, epoch_0050 (default: latest)",
+    )
     add("--split", default="test", help="train, val or test (default: test)")
     add("--input", metavar="PATH", help="translate this image or folder instead")
     add("--output", metavar="PATH", help="where results go (default: into the run)")
@@ -263,7 +268,10 @@ def translate_files(generator: nn.Module, plan: dict[Path, Path], options: Names
 def main(argv=None) -> int:
     """Returns the exit code. Raises UserError."""
     options = parse_arguments(argv)
-    generator = load_generator(options.run, options.device, ema=not options.no_ema)
+    run = options.run
+    if options.checkpoint:
+        run = run_folder(run) / "checkpoints" / f"{options.checkpoint}.pt"
+    generator = load_generator(run, options.device, ema=not options.no_ema)
     names = ("data_root", "palette", "bad_files")
     changes = {name: getattr(options, name) for name in names if getattr(options, name)}
     generator.config = replace(generator.config, **changes)

@@ -26,7 +26,7 @@ from engine.devices import origin, rng_state, set_rng_state
 from engine.files import tensors_of
 from engine.images import save_image
 from engine.loading import TrainingOrder
-from engine.log import Log, Meter
+from engine.log import Log, Meter, read_log
 from engine.processes import Processes, StopRequest
 
 
@@ -39,6 +39,8 @@ class Schedule:
     save_epochs: int
     save_minutes: float
     keep_epochs: int  # 0: keeps none
+    best_by: str  # a validation score; "none": best.pt is not written
+    patience: int  # 0: training never stops early
 
 
 class Run:
@@ -77,7 +79,8 @@ class Run:
         self.latest = folder / "checkpoints" / "latest.pt"
         self.due = [self.latest]  # checkpoints to write next
         self.drawing = False  # whether curves.png is written with them
-        self.stopping = 0  # the number of the signal that asked to stop
+        self.signal = 0  # the number of the signal that asked to stop
+        self.tired = 0  # whether validations no longer get better
 
     def resume(self, checkpoint: dict) -> None:
         """Restores the state that `save` saved. Raises UserError if anything does not fit."""
@@ -109,6 +112,8 @@ class Run:
         self.log = None
         if self.processes.first:
             self.log = Log(self.folder, self.columns, self.order.start if self.resumed else -1)
+            _, scores = read_log(self.folder).get(f"val_{self.schedule.best_by}", (0, []))
+            self.scores = list(scores)  # of validations before
         self.stack = contextlib.ExitStack()
         self.bar = self.stack.enter_context(
             tqdm(
@@ -177,7 +182,17 @@ class Run:
             words.append(f"{name.upper()} {value:.{digits}f}{change}")
         tqdm.write(f"epoch {epoch:4d}  step {step:7d}  val {'  '.join(words)}  {path}")
         self.write(step, **{f"val_{name}": value for name, value in scores.items()})
+        if self.schedule.best_by in scores:
+            self.scores.append(float(f"{scores[self.schedule.best_by]:.6g}"))  # as in the log
         self.meter.restart_clock()
+
+    def validations_since_best(self) -> int:
+        best = min if self.schedule.best_by == "l1" else max
+        return len(self.scores) - 1 - self.scores.index(best(self.scores))
+
+    @property
+    def stopping(self) -> bool:
+        return bool(self.signal or self.tired)
 
     def checkpoint_due(self, step: int) -> bool:
         """Every `save_epochs` and `save_minutes`, at a signal and at the end. All processes must
@@ -186,8 +201,16 @@ class Run:
         overdue = 0
         if step % self.processes.agree_steps == 0:
             late = time.monotonic() - self.saved_at > self.schedule.save_minutes * 60
-            self.stopping, overdue = self.processes.largest(self.stop.signal, int(late))
+            self.signal, overdue = self.processes.largest(self.stop.signal, int(late))
         self.due = []
+        validated = last or self.every(self.schedule.validate_epochs, step)
+        if validated and self.schedule.best_by != "none":
+            waited = self.validations_since_best() if self.processes.first else 0
+            worse, self.tired = self.processes.largest(
+                waited, int(0 < self.schedule.patience <= waited)
+            )
+            if not worse:
+                self.due.append(self.latest.with_name("best.pt"))
         if self.every(self.schedule.keep_epochs, step):
             epoch, _ = self.order.position(step)
             self.due.append(self.latest.with_name(f"epoch_{epoch:04d}.pt"))
@@ -231,13 +254,17 @@ class Run:
     def report(self, step: int) -> int:
         """Prints how the run ended after `step`. Returns the exit code: 0, or 128 + signal."""
         quoted = shlex.quote(str(self.folder))
-        if step < self.order.total_steps:
+        if step < self.order.total_steps and not self.tired:
             print(f"stopped after step {step} of {self.order.total_steps}; resume with:")
             print(f"  python train.py --resume {quoted}")
-            return 128 + self.stopping
+            return 128 + self.signal
         seconds = self.elapsed()
         took = "" if math.isnan(seconds) else f" in {timedelta(seconds=round(seconds))}"
-        print(f"trained for {self.order.epochs} epoch{'s'[: self.order.epochs > 1]}{took}")
+        epochs, _ = self.order.position(step)
+        print(f"trained for {epochs} epoch{'s'[: epochs > 1]}{took}")
+        if self.tired:
+            count, name = self.schedule.patience, self.schedule.best_by
+            print(f"  stopped early: {count} validations in a row without a better {name}")
         print(f"  samples     {self.folder / 'samples'}  (input | output | target)")
         print(f"  progress    {self.folder / 'progress.gif'}  (the samples over the epochs)")
         print(f"  curves      {self.folder / 'curves.png'}  (or: tensorboard --logdir {quoted})")

@@ -22,12 +22,14 @@ from conftest import (
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import evaluate
 import train
 from config import Config
 from dataset import PairedDataset
+from engine.cli import UserError
 from engine.loading import TrainingOrder
 from engine.log import Meter
-from utils import load_checkpoint
+from utils import load_checkpoint, load_generator
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -250,3 +252,60 @@ def test_weights_that_are_not_finite_are_never_saved(pairs, tmp_path, capsys, mo
     assert load_checkpoint(run)["step"] == 0
     assert [path.name for path in (run / "samples").iterdir()] == ["epoch_0000.png"]
     assert not any(row["val_l1"] == "nan" for row in log_rows(run))
+
+
+# ---- The best checkpoint ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """Validations give these L1 scores, one an epoch from epoch 0 on; SSIM is its negative."""
+    scores = [0.9, 0.5, 0.3, 0.4, 0.35, 0.31, 0.2, 0.1, 0.1, 0.1]
+
+    def validate(generator, dataset):
+        epoch = validate.epoch
+        validate.epoch += 1
+        return {"l1": scores[epoch], "ssim": -scores[epoch]}, Image.new("RGB", (112, 76))
+
+    validate.epoch = 0
+    monkeypatch.setattr(train, "validate", validate)
+    return validate
+
+
+def best_of(run) -> dict:
+    return load_checkpoint(run / "checkpoints" / "best.pt")
+
+
+@pytest.mark.parametrize("name", ["l1", "ssim"])
+def test_the_best_checkpoint_is_kept_and_patience_ends_a_run(pairs, tmp_path, capsys, scored, name):
+    run = tmp_path / "run"
+    fields = {"validate_epochs": 1, "best_by": name, "patience": 3, "epochs": 9}
+    assert train.train(config_for(pairs, run, **fields)) == 0
+    out = capsys.readouterr().out
+    assert f"stopped early: 3 validations in a row without a better {name}" in out
+    assert "trained for 5 epochs" in out
+    assert best_of(run)["step"] == 2 * 6 and load_checkpoint(run)["step"] == 5 * 6
+    assert equal(
+        load_generator(run / "checkpoints" / "best.pt").state_dict(), best_of(run)["generator"]
+    )
+    words = [run, "--checkpoint", "best", "--input", pairs / "test" / "1.png", "--output"]
+    assert evaluate.main([*words, tmp_path / "out.png", "--device", "cpu"]) == 0
+    with pytest.raises(UserError, match=r"worst\.pt does not exist; .* has latest\.pt"):
+        evaluate.main([run, "--checkpoint", "worst"])
+
+
+def test_the_best_is_the_same_after_an_interruption(pairs, tmp_path, scored):
+    fields = {"validate_epochs": 1, "best_by": "l1", "epochs": 4, "save_epochs": 1}
+    for name in ("whole", "killed"):
+        scored.epoch = 0
+        config = config_for(pairs, tmp_path / name, **fields)
+        if name == "whole":
+            train.train(config)
+            continue
+        with crash_at(3 * 6 + 2), pytest.raises(CrashError):
+            train.train(config)
+        scored.epoch = 4
+        resume(tmp_path / name)
+    assert best_of(tmp_path / "killed")["step"] == 2 * 6
+    assert same_training(tmp_path / "whole", tmp_path / "killed")
+    assert log_rows(tmp_path / "whole") == log_rows(tmp_path / "killed")
