@@ -23,6 +23,8 @@ PANELS = {
 # The loss of a discriminator that answers 1/2 to everything.
 CHANCE = {"cross_entropy": math.log(2), "least_squares": 0.25}
 
+ROWS_LOST = 40  # of the log, by default 2,000 steps, for which D's loss must stay near 0
+
 STRIP_ROWS, STRIP_EPOCHS = 4, 6
 FILM_FRAMES, FILM_SIDE = 40, 160  # the side is in px
 
@@ -63,6 +65,22 @@ def draw_curves(run: str | Path) -> Path | None:
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
     return path
+
+
+def warnings(run: str | Path, samples: Path) -> list[str]:
+    """What looks wrong in a run's log and its newest sample grid."""
+    found = []
+    losses = read_log(run).get("loss_d", ([], []))[1][-ROWS_LOST:]
+    gan_loss = read_json(Path(run) / "config.json").get("gan_loss", "cross_entropy")
+    if len(losses) == ROWS_LOST and losses.max() < CHANCE[gan_loss] / 20:
+        found.append(
+            "the discriminator's loss stays near 0, so the generator learns from L1 alone; see "
+            "'The discriminator's loss falls to 0' in docs/faq.md"
+        )
+    rows = [[np.std(image) for image in row] for row in sample_rows(samples)]
+    if all(output < 2 < target / 4 for _, output, target in rows):  # of 255
+        found.append("the outputs have one color; see 'Outputs are blurry or gray' in docs/faq.md")
+    return found
 
 
 def draw_progress(run: str | Path) -> Path | None:

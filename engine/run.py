@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from engine.cli import UserError
-from engine.curves import draw_curves, draw_progress
+from engine.curves import draw_curves, draw_progress, warnings
 from engine.devices import origin, rng_state, set_rng_state
 from engine.files import tensors_of
 from engine.images import save_image
@@ -80,6 +80,7 @@ class Run:
         self.due = [self.latest]  # checkpoints to write next
         self.drawing = False  # whether curves.png is written with them
         self.signal = 0  # the number of the signal that asked to stop
+        self.warned = set()
         self.tired = 0  # whether validations no longer get better
 
     def resume(self, checkpoint: dict) -> None:
@@ -182,6 +183,10 @@ class Run:
             words.append(f"{name.upper()} {value:.{digits}f}{change}")
         tqdm.write(f"epoch {epoch:4d}  step {step:7d}  val {'  '.join(words)}  {path}")
         self.write(step, **{f"val_{name}": value for name, value in scores.items()})
+        for warning in warnings(self.folder, path) if step else []:
+            if warning not in self.warned:
+                tqdm.write(f"warning: {warning}")
+            self.warned.add(warning)
         if self.schedule.best_by in scores:
             self.scores.append(float(f"{scores[self.schedule.best_by]:.6g}"))  # as in the log
         self.meter.restart_clock()
