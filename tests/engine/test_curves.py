@@ -1,5 +1,7 @@
 """What a run's log and samples are warned about."""
 
+import re
+
 import pytest
 import torch
 from conftest import REPOSITORY
