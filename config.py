@@ -29,11 +29,11 @@ class Config:
     out_channels: int = 3  # channels of the target: 3 color, 1 gray, 2 for colorization
     resize: str = "stretch"  # to squares; fit: by the shorter side, keeping the shape; none: not
     load_size: int = 286  # side to which training pairs are resized
-    crop_size: int = 256  # side of the random crop of them to train on
-    mirror: bool = True  # flip half of the training pairs left to right
-    bad_files: str = "stop"  # at a file that cannot be used: stop; or skip it, listed at the end
-    limit: int = 0  # use only the first so many images of each split; 0: all
-    cache_gb: float = 4.0  # keep the resized training pairs in memory if they take fewer GB
+    crop_size: int = 256  # side of the random training crop
+    mirror: bool = True  # flip training pairs left to right, half of the time
+    bad_files: str = "stop"  # on an unusable file: stop, or skip it and list it at the end
+    limit: int = 0  # use only the first N images of each split; 0: all
+    cache_gb: float = 4.0  # keep resized training pairs in memory if they fit into so many GB
     num_workers: int = -1  # processes that load data; -1: none if cached, else one per core
 
     # Tasks that make their own pairs from photos
@@ -56,18 +56,18 @@ class Config:
     init: str = ""  # start from these weights: a run, an export, hf://owner/name or the port's .pth
 
     # Optimization
-    lambda_l1: float = 100.0  # weight of the L1 loss; 0: without it
+    lambda_l1: float = 100.0  # weight of the L1 loss; 0 disables it
     gan_weight: float = 1.0  # weight of the adversarial loss; 0: no discriminator
     conditional: bool = True  # the discriminator sees x and y (cGAN); false: y alone (GAN)
     gan_loss: str = "cross_entropy"  # cross_entropy (paper) or least_squares
-    learning_rate: float = 2e-4  # of Adam, for both networks
-    beta1: float = 0.5  # Adam's momentum
-    beta2: float = 0.999  # Adam's second-moment decay
+    learning_rate: float = 2e-4  # Adam's learning rate, for both networks
+    beta1: float = 0.5  # Adam's decay of the first moment
+    beta2: float = 0.999  # Adam's decay of the second moment
     batch_size: int = 1  # pairs per step, on each GPU
     epochs: int = 200  # passes over the training pairs
-    decay_epochs: int = 0  # last epochs, over which the learning rate decays linearly to 0
+    decay_epochs: int = 0  # epochs at the end over which the learning rate decays linearly to 0
     ema_decay: float = 0.0  # of an EMA of the generator's weights, used for inference; 0: none
-    seed: int = 0  # of weights, order, crops and noise
+    seed: int = 0  # seeds weights, order, crops and noise
 
     # The run
     output: str = ""  # folder of the run; default: runs/ and the name of the dataset or the task
@@ -78,7 +78,7 @@ class Config:
     validate_epochs: int = 10  # epochs between validations, each with a sample grid
     sample_images: int = 6  # validation images in the sample grid
     save_epochs: int = 50  # epochs between checkpoints
-    save_minutes: float = 10.0  # and at most this many minutes
+    save_minutes: float = 10.0  # and at least every so many minutes
     best_by: str = "none"  # also keep best.pt, by validation score: none, l1, psnr or ssim
     patience: int = 0  # stop after so many validations without a better one; 0: never
     keep_epochs: int = 0  # also keep a checkpoint every so many epochs (700 MB each); 0: none
@@ -283,8 +283,8 @@ def require_data(config: Config) -> None:
 
 # ---- Saved configurations ---------------------------------------------------------------------
 
-# What may change when a run resumes. Everything else decides the result, so that no configuration
-# would describe a run in which it changed. (With decay_epochs, so do epochs; that is up to you.)
+# What may change when a run resumes. Everything else affects the result and is fixed for a run.
+# (With decay_epochs, so do epochs; that is up to you.)
 # fmt: off
 CHANGEABLE = {
     "data_root", "palette", "bad_files", "cache_gb", "num_workers", "epochs", "decay_epochs",

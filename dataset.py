@@ -104,8 +104,8 @@ class PairedDataset(Dataset):
     be those of other classes.
 
     A bad file ends the run, or is left out if `bad_files` is "skip"; `skipped` then holds the
-    reasons. Files are read at once if they fit into `cache_gb` or are to be skipped. Raises
-    UserError.
+    reasons. All files are read up front if they fit into `cache_gb` or if bad ones are skipped.
+    Raises UserError.
     """
 
     def __init__(self, config: Config, split: str, augment: bool = True):
@@ -163,14 +163,14 @@ class PairedDataset(Dataset):
         epoch, index = item if isinstance(item, tuple) else (0, item)
         x, y = self.cache[index] if self.cached else self.read(index)
         # Seeded by seed, epoch and index alone: neither the number of workers nor a resume changes
-        # a crop. One state for both transforms: the same seed for each would couple them.
+        # a crop.
         key = np.random.SeedSequence([self.config.seed, epoch, index]).generate_state(1)[0]
-        generator = np.random.default_rng(key)
+        rng = np.random.default_rng(key)
         if self.augmented:
-            self.augment.set_random_state(generator, random.Random(int(key)))
+            self.augment.set_random_state(rng, random.Random(int(key)))
             pair = self.augment(image=x, target=y)
             x, y = pair["image"], pair["target"]
-        pair = self.task.pair(to_tensor(x), to_tensor(y), generator)
+        pair = self.task.pair(to_tensor(x), to_tensor(y), rng)
         return {**pair, "name": self.pairs[index].name}
 
     def open(self, index: int) -> list[Image.Image]:
@@ -234,14 +234,14 @@ class PairedDataset(Dataset):
         doing = f"{'reading' if self.cached else 'checking'} {self.split}"
         with closing(in_threads(try_to_read, range(len(self)), doing)) as results:
             for pair, pixels in zip(self.pairs, results, strict=False):
+                if len(good) == limit:
+                    break
                 if isinstance(pixels, UserError):
                     self.refuse(pixels)
                     continue
                 good.append(pair)
                 if self.cached:
                     self.cache.append(pixels)
-                if len(good) == limit:
-                    break
         if not good:
             raise NothingUsableError(self.skipped)
         if self.skipped:
@@ -250,8 +250,8 @@ class PairedDataset(Dataset):
 
 
 def load_pairs(data: PairedDataset, order: TrainingOrder | None = None) -> DataLoader:
-    """Batches {"input": (B, C, H, W), "target": (B, C, H, W), "name": [B]} in the given order, or
-    without one each pair once and alone. Cached pairs need no loading processes."""
+    """Batches {"input": (B, C, H, W), "target": (B, C, H, W), "name": [B]} in `order`; without one,
+    every pair once, in batches of 1. Cached pairs need no loading processes."""
     workers = data.config.num_workers
     workers = 0 if data.cached and workers < 0 else workers
     pin = data.config.device != "cpu" and torch.cuda.is_available()
@@ -286,7 +286,7 @@ def main(argv=None) -> int:
             problems, good = [str(error)], 0
         else:
             if dataset.split != split:
-                continue  # another replaces it
+                continue  # it is missing; the split that replaces it is checked by itself
             problems, good = dataset.skipped, len(dataset)
         bad += len(problems)
         print(*(f"  {problem}" for problem in problems), sep="\n", end="\n" if problems else "")

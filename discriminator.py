@@ -14,7 +14,7 @@ padding 1:
     142                    C64-C128-C256-C512            C512          14x14
     286 (ImageGAN)         C64-C128-C256-C512-C512       C512           6x6
 
-and then one of stride 1 to a single channel (1x1 for PixelGAN).
+followed by a convolution of stride 1 to a single channel (1x1 for PixelGAN).
 """
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from generator import NORMS, initialize
 
-# Strided layers of each receptive field: each more doubles the patch and adds 2 pixels.
+# Strided layers of each receptive field: each additional one doubles the patch and adds 2 pixels.
 STRIDED_LAYERS = {1: 0, 16: 1, 34: 2, 70: 3, 142: 4, 286: 5}
 
 
@@ -30,13 +30,13 @@ class PatchDiscriminator(nn.Module):
     """PatchGAN.
 
     Args:
-        in_channels: channels of all its inputs together: x and y, 3 + 3.
+        in_channels: total input channels: x and y concatenated, 3 + 3.
         base_channels: filters of the first layer; they double up to 8 times as many. Paper: 64.
         receptive_field: side of the patch in pixels: 1, 16, 34, 70, 142 or 286.
         norm: "batch", or "instance": the statistics of each image, at any batch size.
 
     Shapes: (B, in_channels, H, W) -> (B, 1, h, w), logits: the paper's sigmoid is part of the
-    loss, for numerical safety. Raises ValueError on another receptive field.
+    loss, for numerical safety. Raises ValueError on an unsupported receptive field.
     """
 
     def __init__(
@@ -72,6 +72,11 @@ class PatchDiscriminator(nn.Module):
     def forward(self, *images: Tensor) -> Tensor:
         """Logits of D(x, y), or of D(y) for the unconditional GAN of Section 4.2."""
         return self.layers(torch.cat(images, dim=1))
+
+    @property
+    def output(self) -> nn.Module:
+        """The last layer."""
+        return self.layers[-1]
 
     def patch(self, row: int, column: int) -> tuple[int, int, int, int]:
         """The pixels an output value sees: left, top, right, bottom, as Pillow crops. At the edges

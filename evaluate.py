@@ -100,7 +100,7 @@ def translations(generator: nn.Module, dataset: PairedDataset, seed: int = 0, no
     translation does not depend on others."""
     for batch in load_pairs(dataset):
         pair = {key: value[0] for key, value in batch.items()}
-        output = generate_any_size(generator, seed, noise, pair["input"])
+        output = generate_any_size(generator, pair["input"], seed, noise)
         show = partial(dataset.task.show, pair)
         yield pair["name"], pair["input"], show(output), show(pair["target"])
 
@@ -110,7 +110,7 @@ def validate(generator: nn.Module, dataset: PairedDataset) -> tuple[dict, Image.
     is its own, so training is unaffected."""
     scores, grid = [], []
     device = next(generator.parameters()).device
-    on = device if device.type == "cuda" else "cpu"  # SSIM is slow on a CPU
+    on = device if device.type == "cuda" else "cpu"  # a GPU computes SSIM faster
     results = translations(generator, dataset)
     # disable=None: only in a terminal, as it is a second progress bar
     for _, x, output, y in tqdm(results, "validating", len(dataset), leave=False, disable=None):
@@ -129,8 +129,10 @@ def true_classes(dataset: PairedDataset, index: int, palette: Palette, size: tup
 
 
 def label_reader(scorer: nn.Module, config: Config) -> LabelReader:
-    """Reads labels from the photos of a run by a generator photo -> labels. Raises UserError."""
-    return LabelReader(partial(generate_any_size, scorer, 0, False), config, scorer.config)
+    """Predicts label maps from a run's photos by a second generator, photo -> labels. Raises
+    UserError if it does not fit."""
+    read = partial(generate_any_size, scorer, noise=False)
+    return LabelReader(read, config, scorer.config)
 
 
 def evaluate_split(
@@ -227,7 +229,7 @@ def hint(image: Image.Image, config: Config) -> str | None:
     if config.task not in ("pairs", "style", "edges"):  # the others rescale it
         return None
     if config.task == "pairs" and width == 2 * height:
-        return "is twice as wide as high; if it is a side-by-side pair, give the input alone"
+        return "is twice as wide as tall; if it is a side-by-side pair, give the input alone"
     if not config.crop_size / 2 <= (width * height) ** 0.5 <= config.crop_size * 2:
         return (
             f"is {width}x{height}, but training saw whole images at {config.load_size} px; objects "
@@ -289,8 +291,12 @@ def main(argv=None) -> int:
             Path(options.input), output, [Path(options.mask)] if options.mask else []
         )
         skipped = translate_files(generator, plan, options)
-        goal = next(iter(plan.values())) if len(plan) == 1 else output
-        print(f"translated {len(plan) - len(skipped)} into {goal}")
+        done = (
+            [next(iter(plan.values()))]
+            if len(plan) == 1
+            else [len(plan) - len(skipped), "images into", output]
+        )
+        print("wrote", *done)
         if skipped:  # otherwise, leave a skipped.txt in this folder alone
             list_skipped(skipped, output)
         return 0

@@ -26,8 +26,8 @@ class UNetGenerator(nn.Module):
         norm: "batch", or "instance": the statistics of each image, at any batch size.
         upsampling: "transposed" convolutions, or "resize": upsample, then convolve, which avoids
             checkerboard artifacts (Odena et al., Distill 2016).
-        dropout_layers: "paper", after the decoder's first three (2, 4 and 8 px), or "port", as the
-            PyTorch port, the widest but the first (at depth 8: 4, 8 and 16 px).
+        dropout_layers: "paper", after decoder layers 1 to 3 (2, 4 and 8 px), or "port", as in the
+            PyTorch port, after layers 2 to depth - 4 (at depth 8: 4, 8 and 16 px).
 
     Shapes: (B, in_channels, H, W) -> (B, out_channels, H, W), H and W multiples of 2**depth, both
     in [-1, 1]. Raises ValueError on other sizes, and on a depth under 2, or 6 for "port".

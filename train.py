@@ -84,7 +84,7 @@ from evaluate import validate
 from generator import UNetGenerator
 from metrics.palettes import palette_name
 
-# What train_step returns, in this order: columns of log.csv, and names in the progress bar.
+# What train_step returns, which are columns of log.csv, and their names in the progress bar.
 LOSSES = {"loss_d": "D", "loss_g_gan": "G", "loss_g_l1": "L1"}
 COLUMNS = ["step", "epoch", *LOSSES, "val_l1", "val_psnr", "val_ssim", "learning_rate"]
 COLUMNS += ["images_per_second"]
@@ -93,7 +93,7 @@ COLUMNS += ["images_per_second"]
 
 
 class Model(NamedTuple):
-    """What training changes. Parts that a configuration does not use are None."""
+    """Networks and optimizers; a checkpoint holds them all. Those not in use are None."""
 
     generator: UNetGenerator
     discriminator: PatchDiscriminator | None  # None without an adversarial loss
@@ -137,9 +137,8 @@ def prepare(model: Model, config: Config) -> Model:
         if model.average:
             fast.match_layout(model.average, model.generator)
     if config.precision == "bf16":
-        fast.use_bfloat16(model.generator, model.generator.output)
-        if model.discriminator:
-            fast.use_bfloat16(model.discriminator, model.discriminator.layers[-1])
+        for network in filter(None, model[:2]):
+            fast.use_bfloat16(network, network.output)
     return model
 
 
@@ -163,15 +162,15 @@ def least_squares(logits: Tensor, label: float) -> Tensor:
 GAN_LOSSES = {"cross_entropy": cross_entropy, "least_squares": least_squares}
 
 
-def train_step(model: Model, x: Tensor, y: Tensor, config: Config) -> Tensor:
+def train_step(model: Model, x: Tensor, y: Tensor, config: Config) -> dict[str, Tensor]:
     """Updates the discriminator, then the generator (Sections 3.1 and 3.3). x: (B, C, H, W) input,
-    y: (B, C', H, W) target, both in [-1, 1]. Returns the losses of D, of G's GAN term and of its L1
-    term, (3,); only the last, (1,), without a discriminator."""
+    y: (B, C', H, W) target, both in [-1, 1]. Returns the LOSSES in use. On a GPU it is recorded as
+    a CUDA graph: nothing in it may depend on the value of a tensor (`--fast false` to debug)."""
     generator, discriminator, optimizer_g, optimizer_d, _ = model
     gan_loss = GAN_LOSSES[config.gan_loss]
     condition = (x,) if config.conditional else ()  # a GAN's D sees y alone (Section 4.2)
-    losses = []
-    optimizer_g.zero_grad()  # here, because D's step can use the memory
+    losses = {}
+    optimizer_g.zero_grad()  # frees its gradients during D's step
     fake = generator(x)  # (B, C', H, W)
 
     # ---- D: maximize log D(x, y) + log(1 - D(x, G(x, z))), halved to slow D down
@@ -183,7 +182,7 @@ def train_step(model: Model, x: Tensor, y: Tensor, config: Config) -> Tensor:
         optimizer_d.zero_grad()
         loss_d.backward()
         optimizer_d.step()
-        losses.append(loss_d)
+        losses["loss_d"] = loss_d
 
     # ---- G: maximize log D(x, G(x, z)), by the updated D, and minimize λ·|y - G(x, z)|
     loss_l1 = F.l1_loss(fake, y)
@@ -192,11 +191,12 @@ def train_step(model: Model, x: Tensor, y: Tensor, config: Config) -> Tensor:
         discriminator.requires_grad_(False)
         loss_gan = gan_loss(discriminator(*condition, fake), 1.0)
         objective = config.gan_weight * loss_gan + objective
-        losses.append(loss_gan)
+        losses["loss_g_gan"] = loss_gan
     objective.backward()
     optimizer_g.step()
 
-    return torch.stack([*losses, loss_l1]).detach()
+    losses["loss_g_l1"] = loss_l1
+    return {name: loss.detach() for name, loss in losses.items()}
 
 
 def set_learning_rate(model: Model, config: Config, epoch: int) -> float:
@@ -226,8 +226,11 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
     with Processes(device_of(config.device)) as processes:
         config = settle(config, processes)
         data = PairedDataset(config, "train")
-        validation = PairedDataset(config, "val") if processes.first else data
-        print(f"{len(data)} training pairs, {len(validation)} validation pairs")
+        print(f"{len(data)} training pairs")
+        validation = None  # only the first process validates
+        if processes.first:
+            validation = PairedDataset(config, "val")
+            print(f"{len(validation)} validation pairs")
         fresh = replace(config, init="") if checkpoint else config
         model = prepare(build_model(fresh, processes.device), config)
         processes.draw_own_noise(config.seed)
@@ -246,7 +249,7 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
 
 
 def train_on(
-    config: Config, data: PairedDataset, validation: PairedDataset, model: Model, run: Run
+    config: Config, data: PairedDataset, validation: PairedDataset | None, model: Model, run: Run
 ) -> int:
     """The loop. Returns the last step."""
     processes, device = run.processes, run.processes.device
@@ -280,15 +283,18 @@ def train_on(
 
 
 def settle(config: Config, processes: Processes) -> Config:
-    """Decides what the configuration leaves open, draws the demo's data if they are missing, and
-    prints the result."""
+    """Decides what the configuration leaves open, prints what differs from the paper's recipe, and
+    draws the demo's data if they are missing."""
     precision, reason = fast.choose_precision(config.precision, processes.device)
     if processes.largest(precision == "fp32")[0]:
         precision = "fp32"
     config = replace(config, precision=precision, palette=palette_name(config))
-    print(f"device {processes.device}, {processes.size} processes, torch {torch.__version__}")
+    several = f", {processes.size} processes" if processes.size > 1 else ""
+    print(f"device {processes.device}{several}, torch {torch.__version__}")
     print(f"precision {precision}: {reason}")
-    print("configuration:", *(f"{name:24} {v}" for name, v in asdict(config).items()), sep="\n  ")
+    recipe = asdict(Config(output=config.output, precision=precision))
+    changed = [f"{k:24} {v}" for k, v in asdict(config).items() if v != recipe[k]]
+    print("the paper's facades recipe, but:", *changed, sep="\n  ")
     if Path(config.data_root) == DEMO_ROOT and not DEMO_ROOT.exists() and processes.first:
         make_demo(DEMO_ROOT)
     processes.wait()
@@ -296,7 +302,7 @@ def settle(config: Config, processes: Processes) -> Config:
 
 
 def build_run(config: Config, data: PairedDataset, model: Model, processes: Processes) -> Run:
-    """What the run writes and when."""
+    """What logs, validates and saves, and when."""
     sizes = (len(data), config.batch_size, config.epochs, config.seed)
     return Run(
         folder=config.folder,
@@ -305,7 +311,7 @@ def build_run(config: Config, data: PairedDataset, model: Model, processes: Proc
         data=data.fingerprint(),
         schedule=Schedule(**{f.name: getattr(config, f.name) for f in fields(Schedule)}),
         processes=processes,
-        losses=LOSSES if model.discriminator else {"loss_g_l1": "L1"},
+        losses={k: v for k, v in LOSSES.items() if model.discriminator or k == "loss_g_l1"},
         columns=COLUMNS,
         save_checkpoint=partial(utils.save_checkpoint, config=config),
     )
@@ -320,7 +326,9 @@ def main(argv=None) -> int:
     with alone_in(folder):
         if options.resume:
             checkpoint = utils.load_checkpoint(options.resume)
-            utils.with_weights(utils.build_generator, checkpoint, "generator", folder)  # fits?
+            utils.with_weights(
+                utils.build_generator, checkpoint, "generator", folder
+            )  # raises if not
             config = resumed(config_from_dict(checkpoint["config"]), options.fields)
             return train(replace(config, output=str(folder)), checkpoint)
         if utils.checkpoint_files(folder):

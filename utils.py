@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from config import Config, UserError, config_from_dict
 from discriminator import PatchDiscriminator
-from engine import hub
+from engine import hub, port
 from engine.devices import choose_device, own_randomness
 from engine.files import damage, replacing, tensors_of
 from engine.images import image_grid, in_tiles, to_image, to_mode, to_tensor
@@ -40,16 +40,26 @@ CHECKPOINT_FORMAT = 1
 def build_generator(config: Config) -> UNetGenerator:
     """The untrained generator of a configuration."""
     kind = {"unet": UNetGenerator, "encoder_decoder": EncoderDecoderGenerator}[config.generator]
-    shape = (config.in_channels, config.out_channels, config.base_channels, config.depth)
-    options = (config.dropout, config.norm, config.upsampling, config.dropout_layers)
-    return kind(*shape, *options)
+    return kind(
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        base_channels=config.base_channels,
+        depth=config.depth,
+        dropout=config.dropout,
+        norm=config.norm,
+        upsampling=config.upsampling,
+        dropout_layers=config.dropout_layers,
+    )
 
 
 def build_discriminator(config: Config) -> PatchDiscriminator:
     """The untrained discriminator of a configuration."""
-    channels = config.out_channels + (config.in_channels if config.conditional else 0)
-    shape = (channels, config.discriminator_channels, config.receptive_field)
-    return PatchDiscriminator(*shape, config.norm)
+    return PatchDiscriminator(
+        in_channels=config.out_channels + (config.in_channels if config.conditional else 0),
+        base_channels=config.discriminator_channels,
+        receptive_field=config.receptive_field,
+        norm=config.norm,
+    )
 
 
 def load_generator(path: str | Path, device: str = "cpu", ema: bool = True) -> UNetGenerator:
@@ -122,18 +132,14 @@ def with_weights(build, checkpoint: dict, name: str, path: str | Path) -> nn.Mod
 
 def read_port(path: Path) -> dict:
     """The checkpoint of the PyTorch port's latest_net_G.pth, with the latest_net_D.pth beside it.
-    Its unet generators have our layers in our order, but join skip and decoder the other way round.
-    Raises UserError on other generators."""
-    values = port_weights(path)
-    convolutions = [value.shape for value in values if value.ndim == 4]
-    (width, in_channels, *_), (_, out_channels, *_) = convolutions[0], convolutions[-1]
-    channels = {"in_channels": in_channels, "out_channels": out_channels, "base_channels": width}
+    Raises UserError if it is not a unet generator with batch norm."""
+    weights, sizes = port.read_generator(path)
     try:
-        config = Config(depth=len(convolutions) // 2, dropout_layers="port", **channels)
+        config = Config(direction="AtoB", dropout_layers="port", **sizes)
         with torch.device("meta"):
             ours = build_generator(config).state_dict()
             names_d = list(build_discriminator(config).state_dict())
-        fits = [value.shape for value in values] == [value.shape for value in ours.values()]
+        fits = [value.shape for value in weights] == [value.shape for value in ours.values()]
     except UserError:
         fits = False
     if not fits:
@@ -141,29 +147,13 @@ def read_port(path: Path) -> dict:
             f"{path} is none of the port's unet generators with batch norm (unet_128, unet_256), "
             "the only ones that fit"
         )
-    generator = dict(zip(ours, values, strict=True))
-    for name, value in generator.items():
-        if value.ndim == 4 and not name.startswith(("encoder", "decoder.0")):
-            generator[name] = torch.cat(value.chunk(2)[::-1])
+    generator = dict(zip(ours, weights, strict=True))
     checkpoint = {"config": dataclasses.asdict(config), "generator": generator, "step": 0}
-    beside = path.with_name(path.name.replace("_G.", "_D."))
-    if beside != path and beside.exists():
-        checkpoint["discriminator"] = dict(zip(names_d, port_weights(beside), strict=False))
+    beside = port.discriminator_beside(path)
+    if beside:
+        weights = port.read_weights(beside)
+        checkpoint["discriminator"] = dict(zip(names_d, weights, strict=False))
     return checkpoint
-
-
-def port_weights(path: Path) -> list[Tensor]:
-    """The weights in a file of the port, in order. The running statistics of norms are left out, as
-    its training and, by default, its test use those of the batch."""
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        values = [v.float() for k, v in weights.items() if not re.search("running|num_batches", k)]
-        if not any(value.ndim == 4 for value in values):
-            raise ValueError("it holds no convolutions")
-    except Exception as error:  # torch.load raises nearly anything on a bad file
-        reason = str(error).partition(". ")[0] or type(error).__name__
-        raise UserError(f"{path} cannot be read as weights of the port: {reason}") from error
-    return values
 
 
 # ---- Translation ------------------------------------------------------------------------------
@@ -178,9 +168,9 @@ def generate(generator: nn.Module, x: Tensor, seed: int = 0, noise: bool = True)
         return generator(x, noise=noise)
 
 
-def generate_any_size(generator: nn.Module, seed: int, noise: bool, x: Tensor) -> Tensor:
-    """G(x, z) of one image (C, H, W) of any size, on the CPU: it is padded by reflection to a
-    multiple of 2**depth, and the output is cropped."""
+def generate_any_size(generator: nn.Module, x: Tensor, seed: int = 0, noise: bool = True) -> Tensor:
+    """G(x, z) of one image (C, H, W) of any size, on the CPU: it is padded with its mirror image to
+    a multiple of 2**depth, and the output is cropped."""
     height, width = x.shape[-2:]
     bottom, right = (-side % 2**generator.depth for side in (height, width))
     padded = np.pad(x.numpy(), ((0, 0), (0, bottom), (0, right)), mode="symmetric")
@@ -212,7 +202,7 @@ def translate(
         if mask.shape[1:] != x.shape[1:]:
             sizes = [f"{size.shape[2]}x{size.shape[1]}" for size in (mask, x)]
             raise UserError(f"the mask is {sizes[0]}, its image {sizes[1]}; sizes must be equal")
-    run = partial(generate_any_size, generator, seed, noise)
+    run = partial(generate_any_size, generator, seed=seed, noise=noise)
     if tile or task.tile:
         run = partial(in_tiles, run, side=tile or task.tile)
     return to_image(task.translate(x, run, mask))

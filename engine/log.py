@@ -39,10 +39,10 @@ class Meter:
         """After work other than training, which must not count as slow steps."""
         self.since, self.images = time.perf_counter(), 0
 
-    def add(self, step: int, losses: Tensor, images: list[str]) -> None:
+    def add(self, step: int, losses: dict[str, Tensor], images: list[str]) -> None:
         """Adds the losses of a step. Raises UserError if they are not finite; on a GPU, up to 10
         steps late."""
-        self.losses = self.losses + losses
+        self.losses = self.losses + torch.stack([losses[name] for name in self.names])
         self.steps += 1
         self.images += len(images) * self.processes.size
         self.recent += images

@@ -136,7 +136,9 @@ class Run:
             self.log.close()
             draw_progress(self.folder)
 
-    def record(self, step: int, losses: Tensor, images: list[str], **values: float) -> None:
+    def record(
+        self, step: int, losses: dict[str, Tensor], images: list[str], **values: float
+    ) -> None:
         """Counts a step; every `log_steps`, writes a row with the mean losses and `values`. Raises
         UserError if a loss is not finite."""
         self.meter.add(step, losses, images)

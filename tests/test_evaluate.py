@@ -182,14 +182,14 @@ def test_images_unlike_those_of_training_give_one_warning(run, tmp_path, capsys)
             picture(size).save(tmp_path / name / f"{number}.png")
     remarks = {
         "like": None,
-        "pair": "0.png is twice as wide as high",
+        "pair": "0.png is twice as wide as tall",
         "photo": "0.png is 300x200, but training saw whole images at 36 px",
         "big": "0.png is 90x80, but",
     }
     for name, remark in remarks.items():
         code = evaluate.main([run, "--input", tmp_path / name, *ON_CPU])
         written = capsys.readouterr()
-        assert code == 0 and "translated 2 into" in written.out
+        assert code == 0 and "wrote 2 images into" in written.out
         lines = [line for line in written.err.splitlines() if ".png is " in line]
         assert len(lines) == (remark is not None) and (remark or "") in "".join(lines)
 

@@ -56,11 +56,11 @@ def test_losses_are_the_papers_objective_and_g_meets_the_updated_d():
 
     fake = before.generator(x)
     loss_d = -(d(before.discriminator, x, y).log() + (1 - d(before.discriminator, x, fake)).log())
-    assert losses[0].item() == pytest.approx(loss_d.mean().item() / 2, rel=1e-4)
+    assert losses["loss_d"].item() == pytest.approx(loss_d.mean().item() / 2, rel=1e-4)
     updated = -d(model.discriminator, x, fake).log().mean().item()
-    assert losses[1].item() == pytest.approx(updated, rel=1e-4)
+    assert losses["loss_g_gan"].item() == pytest.approx(updated, rel=1e-4)
     assert abs(updated - -d(before.discriminator, x, fake).log().mean().item()) > 1e-3
-    assert losses[2].item() == pytest.approx((fake - y).abs().mean().item(), rel=1e-5)
+    assert losses["loss_g_l1"].item() == pytest.approx((fake - y).abs().mean().item(), rel=1e-5)
 
 
 def test_each_network_learns_from_its_own_loss_alone():
@@ -163,7 +163,7 @@ def test_the_generator_descends_the_configured_objective(fields):
     )
     fake = before(x)
     l1 = (fake - y).abs().mean()
-    assert losses[-1].item() == pytest.approx(l1.item(), rel=1e-5)
+    assert losses["loss_g_l1"].item() == pytest.approx(l1.item(), rel=1e-5)
     assert len(losses) == (3 if config.gan_weight else 1)
     loss = config.lambda_l1 * l1
     if config.gan_weight:
@@ -189,7 +189,7 @@ def test_the_discriminator_learns_by_the_configured_loss():
     real = before.discriminator(x, y)
     fake = before.discriminator(x, before.generator(x).detach())
     loss = ((real - 1).square().mean() + fake.square().mean()) / 2
-    assert losses[0].item() == pytest.approx(loss.item(), rel=1e-5)
+    assert losses["loss_d"].item() == pytest.approx(loss.item(), rel=1e-5)
     gradients = torch.autograd.grad(loss, list(before.discriminator.parameters()))
     old, new = before.discriminator.parameters(), model.discriminator.parameters()
     for was, now, gradient in zip(old, new, gradients, strict=True):
