@@ -54,7 +54,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from data import creating
-from metrics.palettes import PALETTES, write_palette
+from metrics.palettes import PALETTES, copy_palette
 
 ATTEMPTS = 5  # in a row that end without a new byte
 BLOCK = 2**20
@@ -140,7 +140,7 @@ def main(argv=None) -> int:
     unpack(archive, folder)
     archive.unlink()
     if name in PALETTES:
-        write_palette(PALETTES[name], folder)
+        copy_palette(name, folder)
     counts = {split: len(list(folder.glob(f"{split}/*"))) for split in ("train", "val", "test")}
     found = ", ".join(f"{split} {count}" for split, count in counts.items() if count)
     print(f"wrote {folder}: {found} images")

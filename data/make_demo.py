@@ -39,7 +39,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data import creating
-from metrics.palettes import PALETTES, write_palette
+from metrics.palettes import PALETTES, copy_palette
 
 SIZE = 256  # px, of each half
 SCALE = 2  # the photo is painted this much larger and then reduced, for smooth edges
@@ -248,7 +248,7 @@ def make_demo(root: Path = DEMO_ROOT, train=120, val=20, test=20, seed=0) -> Non
             (folder / split).mkdir(parents=True)
             for number in tqdm(range(1, count + 1), f"making {root}/{split}", unit="pair"):
                 make_pair(seed, index, number).save(folder / split / f"{number}.png")
-        write_palette(PALETTES["demo"], folder)
+        copy_palette("demo", folder)
 
 
 def main(argv=None) -> int:
