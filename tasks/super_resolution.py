@@ -3,10 +3,10 @@
 from torch import Tensor
 
 from engine.images import eight_bits, in_tiles, resize
-from tasks.base import PhotoTask
+from tasks.base import Task
 
 
-class SuperResolution(PhotoTask):
+class SuperResolution(Task):
     """Enlarges by `config.factor`."""
 
     def pair(self, x, y, random):
