@@ -177,7 +177,6 @@ def test_a_run_resumes_with_another_number_of_processes_and_prints_what_changes(
     assert train.main(["--resume", tmp_path / "run", "--epochs", 3]) == 0
     printed = capsys.readouterr().out
     assert "1 processes instead of 2: 1 pairs a step instead of 2" in printed
-    assert "6 steps an epoch instead of 3" in printed
     checkpoint = load_checkpoint(tmp_path / "run")
     assert (checkpoint["step"], len(checkpoint["rng"])) == (12, 1)
 
