@@ -55,27 +55,20 @@ class TrainingOrder(Sampler):
         """The epoch of a step and its number within it, both counted from 0."""
         return divmod(step - self.shift, self.steps_per_epoch)
 
-    def resume(self, start: int, shift: int, steps_per_epoch: int, processes: int) -> None:
+    def resume(self, start: int, shift: int, processes: int) -> None:
         """Continues at step `start` of a run saved with these values. With another number of
-        processes: in the same epoch after as many of its items; a partial step is seen again.
-        Raises UserError if the number of items has changed."""
-        before = self.items // (self.batch_size * processes)
-        if steps_per_epoch != before:
-            raise UserError(
-                f"the training pairs give {before} steps an epoch, but gave {steps_per_epoch} when "
-                "this run began; restore them"
-            )
+        processes: in the same epoch after as many of its items; a partial step is seen again."""
         if shift > start:
             raise UserError(f"shift is {shift}, after the last step, {start}")
         self.start, self.shift = start, shift
         if processes != self.processes:
-            epoch, step = divmod(start - shift, before)
+            before = self.batch_size * processes  # items per step
+            epoch, step = divmod(start - shift, self.items // before)
             step = min(step * processes // self.processes, self.steps_per_epoch)
             self.shift = start - epoch * self.steps_per_epoch - step
             print(
                 f"{self.processes} processes instead of {processes}: {self.items_per_step} pairs a "
-                f"step instead of {self.batch_size * processes}; the result will differ from that "
-                "of an uninterrupted run"
+                f"step instead of {before}; the result will differ from an uninterrupted run's"
             )
 
     def __len__(self) -> int:
