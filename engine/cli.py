@@ -27,9 +27,9 @@ class UserError(ValueError):
     def __init__(self, message: str):
         if message.startswith("Caught "):  # a DataLoader worker has put its traceback in front
             message = message.rpartition("UserError: ")[2]
-        line = " ".join(message.splitlines())[:1000]  # file names can be long and hold anything
-        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-        super().__init__(line[:1000])
+        line = " ".join(message.splitlines())[:1000]
+        # File names can hold anything.
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)[:1000])
 
 
 @contextlib.contextmanager
@@ -94,18 +94,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see --help)")
 
     def parse_args(self, args=None, namespace=None):
-        known = [name for action in self._actions for name in action.option_strings if name != "-h"]
-        words = []
-        for word in sys.argv[1:] if args is None else map(str, args):
-            if word.startswith("--"):
-                option, equals, value = word.partition("=")
-                option = "--" + option[2:].replace("-", "_")  # accepts --data-root, too
-                if option not in known:
-                    hint = nearest(option[2:], [name[2:] for name in known], prefix="--")
-                    raise UserError(f"unknown option {option}{hint} (see --help)")
-                word = option + equals + value
-            words.append(word)
-        return super().parse_args(words, namespace)
+        words = sys.argv[1:] if args is None else map(str, args)
+        options, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            word = unknown[0].partition("=")[0]
+            known = [option[2:] for option in self._option_string_actions]
+            self.error(f"unknown option {word}{nearest(word.removeprefix('--'), known, '--')}")
+        return options
 
 
 def boolean(text: str) -> bool:

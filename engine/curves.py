@@ -2,8 +2,6 @@
 
 import contextlib
 import math
-import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,7 @@ from PIL import Image
 
 from engine.cli import UserError
 from engine.files import read_json, replacing
-from engine.images import GAP, image_grid, save_image
+from engine.images import GAP, image_grid, natural_order, save_image
 from engine.log import read_log
 
 # The panels of curves.png: title, and the label of each column of log.csv in it.
@@ -30,9 +28,8 @@ FILM_FRAMES, FILM_SIDE = 40, 160  # the side is in px
 
 
 def draw_curves(run: str | Path) -> Path | None:
-    """Draws curves.png into a run folder: losses, and their moving averages, and validation scores
-    over the epochs. Returns the path, or None if nothing was logged. Raises UserError if there is
-    no log."""
+    """Draws curves.png into a run folder: losses, their moving averages and validation scores.
+    Returns the path, or None if nothing was logged. Raises UserError if there is no log."""
     from matplotlib.figure import Figure  # its import takes a second; pyplot would need a display
 
     measures = read_log(run)
@@ -71,30 +68,24 @@ def draw_curves(run: str | Path) -> Path | None:
 def draw_progress(run: str | Path) -> Path | None:
     """Draws the samples over the epochs, progress.png and progress.gif, into a run folder. Returns
     the path of the first, or None if there are no samples."""
-    files = (Path(run) / "samples").glob("epoch_*.png")
-    found = {re.fullmatch(r"epoch_(\d+)", file.stem): file for file in files}
-    grids = dict(sorted((int(match[1]), file) for match, file in found.items() if match))
-    columns = {epoch: sample_rows(grids[epoch]) for epoch in evenly(list(grids), STRIP_EPOCHS)}
-    columns = {epoch: column for epoch, column in columns.items() if column}
-    if not columns:
+    files = sorted((Path(run) / "samples").glob("epoch_[0-9]*.png"), key=natural_order)
+    if not files:
         return None
-    last = columns[max(columns)]
+    shown = evenly(files, STRIP_EPOCHS)
     rows = [
-        [last[row][0], *(column[row][1] for column in columns.values()), last[row][2]]
-        for row in range(min(map(len, columns.values())))
+        [epochs[-1][0], *(output for _, output, _ in epochs), epochs[-1][2]]
+        for epochs in zip(*map(sample_rows, shown), strict=False)
     ]
     path = Path(run) / "progress.png"
-    titles = [f"epoch {epoch}" for epoch in columns]
-    save_image(image_grid(rows, ["input", *titles, "target"]), path)
+    save_image(image_grid(rows, ["input", *map(title, shown), "target"]), path)
 
     frames = []
-    for epoch in evenly(list(grids), FILM_FRAMES):
+    for file in evenly(files, FILM_FRAMES):
         small = [
             [image.resize((FILM_SIDE, FILM_SIDE)) for image in images]
-            for images in sample_rows(grids[epoch])[: len(rows)]
+            for images in sample_rows(file)[: len(rows)]
         ]
-        if len(small) == len(rows):
-            frames.append(image_grid(small, ["input", f"epoch {epoch}", "target"]))
+        frames.append(image_grid(small, ["input", title(file), "target"]))
     # One palette for all frames: faster, and unchanged pixels take no space.
     palette = frames[-1].quantize(256)
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
@@ -105,16 +96,15 @@ def draw_progress(run: str | Path) -> Path | None:
     return path
 
 
+def title(file: Path) -> str:
+    return f"epoch {int(file.stem.removeprefix('epoch_'))}"
+
+
 def sample_rows(path: Path) -> list[list[Image.Image]]:
-    """The first rows of a sample grid, each input, output and target; none, with a message, of a
-    file that cannot be read."""
-    try:
-        with Image.open(path) as image:
-            image = image.convert("RGB")
-    except Exception as error:  # Pillow's readers raise nearly anything on a damaged file
-        print(f"{path} cannot be read as an image and is left out: {error}", file=sys.stderr)
-        return []
-    pitch = max(GAP + 1, (image.width - GAP) // 3)  # the layout of images.image_grid
+    """The first rows of a sample grid, each input, output and target."""
+    with Image.open(path) as image:
+        image = image.convert("RGB")
+    pitch = (image.width - GAP) // 3  # the layout of images.image_grid
     count = min(STRIP_ROWS, (image.height - GAP) // pitch)
     corners = [[(GAP + x * pitch, GAP + y * pitch) for x in range(3)] for y in range(count)]
     side = pitch - GAP

@@ -11,9 +11,22 @@ from torch import Tensor
 from engine.cli import UserError
 
 
-def flush_to_disk(file) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def flush_to_disk(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def naming(path: Path):
+    """Raises UserError, which names the file, where writing inside the block fails."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch.save reports a full disk as a RuntimeError.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise UserError(f"{path} cannot be written: {cause.strerror or cause}") from error
 
 
 @contextlib.contextmanager
@@ -23,18 +36,11 @@ def replacing(path: str | Path):
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb+") as file:
-            flush_to_disk(file)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        # torch.save reports a full disk as a RuntimeError.
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError):
-            raise
-        reason = cause.strerror or cause
-        raise UserError(f"{path} cannot be written: {reason}; the old file is kept") from error
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            flush_to_disk(temporary)
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -59,8 +65,8 @@ def read_json(path: Path) -> dict:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a file written by torch.save, None if nothing is. Compares its contents
-    with the checksums that torch.save stores and torch.load ignores."""
+    """What is wrong with a file written by torch.save, None if nothing: its contents are compared
+    with the checksums, which torch.load ignores."""
     try:
         with zipfile.ZipFile(path) as archive:
             # torch.save never compresses; a small compressed file could expand without limit.

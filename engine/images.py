@@ -20,12 +20,9 @@ from engine.files import replacing
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
-# The formats of these files. Pillow reads many more, some by starting other programs.
+# Pillow reads many more, some by starting other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
-
-# A file of a few bytes can declare any size. Pillow would only warn.
-MAX_PIXELS = 2**26  # 8192 x 8192
-
+MAX_PIXELS = 2**26  # 8192 x 8192; a file of a few bytes can declare any size
 
 # ---- Files ------------------------------------------------------------------------------------
 
@@ -104,11 +101,15 @@ def plan_outputs(source: Path, output: Path, others: Sequence[Path] = ()) -> dic
     """Where the translation of each image of `source` goes: a PNG of its name, in the same folders.
     Images in an `output` within the source, earlier results, are left out. Raises UserError if
     there are none, or if one of them or the `others` would be overwritten."""
-    if source.is_dir():
-        if output.resolve() == source.resolve():
-            raise UserError(f"--output is the folder of the inputs, {source}; they would be lost")
-        if output.is_file():
-            raise UserError(f"--output {output} is a file; for a folder of images, name a folder")
+    if not source.exists():
+        raise UserError(f"image or folder {source} does not exist")
+    if not source.is_dir():
+        if output.suffix not in ("", ".png"):
+            raise UserError(f"--output {output} is neither a folder nor a .png")
+        plan = {source: output if output.suffix else output / f"{source.stem}.png"}
+    elif output.resolve() == source.resolve():
+        raise UserError(f"--output is the folder of the inputs, {source}; they would be lost")
+    else:
         files = sorted(filter(is_image, source.rglob("*")), key=natural_order)
         files = [file for file in files if output.resolve() not in file.resolve().parents]
         if not files:
@@ -117,14 +118,7 @@ def plan_outputs(source: Path, output: Path, others: Sequence[Path] = ()) -> dic
         # 1.jpg and 1.png keep their endings; file systems may not distinguish A.png and a.png.
         if len({str(name).casefold() for name in names}) < len(names):
             names = [file.relative_to(source) for file in files]
-        results = [output / name.with_name(name.name + ".png") for name in names]
-        plan = dict(zip(files, results, strict=True))
-    elif source.is_file():
-        if output.suffix not in ("", ".png"):
-            raise UserError(f"--output {output} is neither a folder nor a .png")
-        plan = {source: output if output.suffix else output / f"{source.stem}.png"}
-    else:
-        raise UserError(f"image or folder {source} does not exist")
+        plan = {file: output / f"{name}.png" for file, name in zip(files, names, strict=True)}
 
     sources = {file.resolve() for file in (*plan, *others)}
     for file, result in plan.items():
@@ -202,15 +196,13 @@ GAP = 4  # px around each image of a grid
 
 def image_grid(rows: list[list[Tensor | Image.Image]], titles: list[str] = ()) -> Image.Image:
     """Draws rows of images of one size on white, with a title above each column. Images are tensors
-    (C, H, W) in [-1, 1], C 1 or 3, or PIL images."""
+    (C, H, W) in [-1, 1], C 1 or 3, or PIL images in mode L or RGB."""
     from torchvision.utils import make_grid  # its import takes a second
 
-    images = [
-        to_tensor(np.asarray(image.convert("RGB"))) if isinstance(image, Image.Image) else image
-        for row in rows
-        for image in row
-    ]
-    images = [image.cpu().float().expand(3, -1, -1) for image in images]
+    images = [image for row in rows for image in row]
+    for i, image in enumerate(images):
+        tensor = image if isinstance(image, Tensor) else to_tensor(np.asarray(image))
+        images[i] = tensor.cpu().float().expand(3, -1, -1)
     grid = to_image(make_grid(images, nrow=len(rows[0]), padding=GAP, pad_value=1.0))
     if not titles:
         return grid

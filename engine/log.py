@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from engine.cli import UserError
-from engine.files import flush_to_disk, write_text
+from engine.files import flush_to_disk, naming, write_text
 from engine.processes import Processes
 
 
@@ -82,25 +82,17 @@ class Log:
         self.columns = columns
         self.last = {}  # the last value of each column
         self.pending = {}  # the row of the current step
-        lines = [",".join(columns) + "\n"]
-        if step >= 0 and self.path.exists():
-            rows = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-            # The last row may be cut off if the process was killed or the disk was full.
-            whole = [row for row in rows if re.fullmatch(r"\d+,.*\n", row)]
-            lines += [row for row in whole if int(row.partition(",")[0]) <= step]
-        for row in rows_of(lines):
+        rows = read_rows(self.path) if step >= 0 and self.path.exists() else []
+        rows = [row for row in rows if row["step"] <= step]
+        for row in rows:
             self.last |= row
-        write_text(self.path, "".join(lines))
-        with self.naming_errors():
-            self.events = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+        write_text(self.path, ",".join(columns) + "\n" + "".join(map(self.line, rows)))
+        self.events = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
-    @contextlib.contextmanager
-    def naming_errors(self):
-        """Names the file, which errors of writing do not."""
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be written: {error.strerror or error}") from error
+    def line(self, row: dict[str, float]) -> str:
+        text = {name: f"{value:.6g}" for name, value in row.items()}
+        text["step"] = f"{row['step']:.0f}"
+        return ",".join(text.get(name, "") for name in self.columns) + "\n"
 
     def write(self, step: int, **values: float) -> None:
         """Adds values to the row of a step. It is written when the next begins, or by `flush`."""
@@ -113,53 +105,50 @@ class Log:
         row, self.pending = self.pending, {}
         if not row:
             return
-        with self.naming_errors():
+        with naming(self.path):
             with open(self.path, "a", newline="", encoding="utf-8") as file:
-                text = {name: f"{value:.6g}" for name, value in row.items() if name != "step"}
-                writer = csv.DictWriter(file, self.columns, lineterminator="\n")
-                writer.writerow({"step": row["step"], **text})
+                file.write(self.line(row))
+            step = row.pop("step")
             for name, value in row.items():
-                grouped = name.startswith(("loss_", "val_"))  # TensorBoard groups by them
-                name = name.replace("_", "/", 1) if grouped else name
-                if name != "step":
-                    self.events.add_scalar(name, value, row["step"])
+                title = re.sub("^(loss|val)_", r"\1/", name)  # TensorBoard groups by them
+                self.events.add_scalar(title, value, step)
 
     def image(self, name: str, image: Image.Image, step: int) -> None:
-        with self.naming_errors():
-            self.events.add_image(name, np.asarray(image), step, dataformats="HWC")
+        self.events.add_image(name, np.asarray(image), step, dataformats="HWC")
 
     def flush(self) -> None:
         """Onto the disk: a checkpoint must not be ahead of the log."""
         self.write_row()
-        with self.naming_errors():
+        with naming(self.path):
             self.events.flush()
-            with open(self.path, "rb+") as file:
-                flush_to_disk(file)
+            flush_to_disk(self.path)
 
     def close(self) -> None:
         self.write_row()
-        with self.naming_errors():
-            self.events.close()
+        self.events.close()
 
 
-def rows_of(lines: list[str]):
-    """Yields the rows of a log.csv as numbers, without garbled or incomplete ones."""
-    whole = [line.replace("\0", "") for line in lines if line.endswith("\n")]
-    for row in csv.DictReader(whole):
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The rows of a log.csv, without empty values. Garbled rows are left out, and a last one that
+    was cut off when the process was killed or the disk was full."""
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "")
+    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    rows = []
+    for row in csv.DictReader(lines):
         with contextlib.suppress(TypeError, ValueError):
-            yield {name: float(value) for name, value in row.items() if value}
+            rows.append({name: float(value) for name, value in row.items() if value})
+    return [row for row in rows if "step" in row]
 
 
 def read_log(run: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Each column of a run's log.csv as (epochs, values), where it has values. Raises UserError if
     there is no log."""
-    path = Path(run) / "log.csv"
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        rows = read_rows(Path(run) / "log.csv")
     except OSError as error:
         raise UserError(f"{run} has no log.csv; it must be a run folder") from error
     points = {}
-    for row in rows_of(lines):
+    for row in rows:
         epoch = row.pop("epoch", None)
         for name in row.keys() - {"step"}:
             points.setdefault(name, []).append((epoch, row[name]))

@@ -48,7 +48,7 @@ def test_any_field_can_be_given_by_name():
         value = getattr(PRESETS["maps"], field.name)
         options = parse_arguments(["maps", f"--{field.name}", str(value)])
         assert options.config == PRESETS["maps"] and options.fields == {field.name: value}
-    config = parse_arguments(["facades", "--lambda-l1=10", "--mirror", "false"]).config
+    config = parse_arguments(["facades", "--lambda_l1=10", "--mirror", "false"]).config
     assert (config.lambda_l1, config.mirror) == (10, False)
 
 

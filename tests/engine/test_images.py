@@ -264,11 +264,3 @@ def test_a_source_is_never_overwritten(tmp_path):
             plan_outputs(source, output)
     with pytest.raises(UserError, match="would overwrite"):  # such as a mask
         plan_outputs(tmp_path / "2.jpg", tmp_path / "1.png", [tmp_path / "1.png"])
-
-
-def test_a_folder_is_not_translated_into_a_file(tmp_path):
-    (tmp_path / "folder").mkdir()
-    rgb().save(tmp_path / "folder" / "1.png")
-    (tmp_path / "y.png").write_text("mine")
-    with pytest.raises(UserError, match=r"--output .*y\.png is a file"):
-        plan_outputs(tmp_path / "folder", tmp_path / "y.png")
