@@ -19,28 +19,27 @@ DEMO_ROOT = Path("data/demo")
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = cli.Parser(__doc__, "python -m data.make_demo [--output FOLDER] [--seed N] ...")
-    parser.add_argument("--output", default=DEMO_ROOT, type=Path, help=f"default: {DEMO_ROOT}")
-    parser.add_argument("--train", type=int, default=120, help="pairs (default: 120)")
-    parser.add_argument("--val", type=int, default=20, help="pairs (default: 20)")
-    parser.add_argument("--test", type=int, default=20, help="pairs (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    add = parser.add_argument
+    add("--output", dest="root", default=DEMO_ROOT, type=Path, help=f"default: {DEMO_ROOT}")
+    add("--train", type=int, default=120, help="pairs (default: 120)")
+    add("--val", type=int, default=20, help="pairs (default: 20)")
+    add("--test", type=int, default=20, help="pairs (default: 20)")
+    add("--seed", type=int, default=0, help="default: 0")
     options = parser.parse_args(argv)
-    for name, least in {"train": 1, "val": 1, "test": 1, "seed": 0}.items():
-        if getattr(options, name) < least:
-            raise UserError(f"--{name} is {getattr(options, name)}; it must be {least} or more")
+    if min(options.train, options.val, options.test) < 1 or options.seed < 0:
+        raise UserError("--train, --val and --test must be 1 or more, --seed 0 or more")
     return options
 
 
 if __name__ == "__main__":
     cli.early(parse_arguments)  # --help and mistakes answer before the slow imports
 
-import shutil
-
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from tqdm import tqdm
 
-from metrics.palettes import PALETTES, write_palette
+from data import creating
+from metrics.palettes import PALETTES, copy_palette
 
 SIZE = 256  # px, of each half
 SCALE = 2  # the photo is painted this much larger and then reduced, for smooth edges
@@ -225,52 +224,35 @@ def draw_photo(parts: list[tuple[str, Box]], random: np.random.Generator) -> Ima
     return Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BOX)
 
 
-def draw_labels(parts: list[tuple[str, Box]]) -> Image.Image:
-    """The label map, in flat colors."""
-    image = Image.new("RGB", (SIZE, SIZE), LABELS["background"])
+def draw_labels(parts: list[tuple[str, Box]]) -> np.ndarray:
+    """The label map in flat colors, uint8 (SIZE, SIZE, 3)."""
+    pixels = np.full((SIZE, SIZE, 3), LABELS["background"], np.uint8)
     for part, (left, top, right, bottom) in parts:
         if part in LABELS:
-            box = (left, top, right - 1, bottom - 1)
-            ImageDraw.Draw(image).rectangle(box, fill=LABELS[part])
-    return image
+            pixels[top:bottom, left:right] = LABELS[part]
+    return pixels
 
 
 def make_pair(seed: int, split: int, number: int) -> Image.Image:
     """One side-by-side pair, 512x256: photo left, labels right."""
     random = np.random.default_rng([seed, split, number])
     facade = design_facade(random)
-    pair = Image.new("RGB", (2 * SIZE, SIZE))
-    pair.paste(draw_photo(facade, random), (0, 0))
-    pair.paste(draw_labels(facade), (SIZE, 0))
-    return pair
+    return Image.fromarray(np.hstack([draw_photo(facade, random), draw_labels(facade)]))
 
 
-def make_demo(
-    root: str | Path = DEMO_ROOT, train: int = 120, val: int = 20, test: int = 20, seed: int = 0
-) -> None:
-    """Writes root/train, root/val and root/test as PNGs, and root/palette.json: all or nothing.
-
-    Raises UserError if `root` exists.
-    """
-    root = Path(root)
-    if root.exists():
-        raise UserError(f"{root} already exists; remove it or choose another --output")
-    unfinished = root.with_name(root.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    counts = {"train": train, "val": val, "test": test}
-    with tqdm(total=sum(counts.values()), desc=f"making {root}", unit="pair") as bar:
-        for index, (split, count) in enumerate(counts.items()):
-            (unfinished / split).mkdir(parents=True)
-            for number in range(1, count + 1):
-                make_pair(seed, index, number).save(unfinished / split / f"{number}.png")
-                bar.update()
-    write_palette(PALETTES["demo"], unfinished)
-    unfinished.rename(root)
+def make_demo(root: Path = DEMO_ROOT, train=120, val=20, test=20, seed=0) -> None:
+    """Writes so many pairs as PNGs into root/train, root/val and root/test, and root/palette.json:
+    all or nothing. Raises UserError if `root` exists."""
+    with creating(root) as folder:
+        for index, (split, count) in enumerate({"train": train, "val": val, "test": test}.items()):
+            (folder / split).mkdir(parents=True)
+            for number in tqdm(range(1, count + 1), f"making {root}/{split}", unit="pair"):
+                make_pair(seed, index, number).save(folder / split / f"{number}.png")
+        copy_palette("demo", folder)
 
 
 def main(argv=None) -> int:
-    options = parse_arguments(argv)
-    make_demo(options.output, options.train, options.val, options.test, options.seed)
+    make_demo(**vars(parse_arguments(argv)))
     return 0
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,79 +16,70 @@ from engine.cli import UserError
 from engine.devices import usable_cores
 
 
+@dataclass
 class TrainingOrder(Sampler):
     """The batches of a whole run from step `start` on, each a list of (epoch, index). Every epoch
     is a permutation that depends on the seed and the epoch alone, so a step number determines where
     a run stands. Items left over without a full batch are dropped; each epoch drops others. Each of
-    several `processes` takes the share of its `rank` of every step. `shift` is the step at which
-    epoch 0 began: not 0 in a run that changed its number of processes."""
+    several `processes` takes the share of its `rank` of every step."""
 
-    def __init__(
-        self,
-        items: int,
-        batch_size: int,
-        epochs: int,
-        seed: int,
-        start: int = 0,
-        rank: int = 0,
-        processes: int = 1,
-        shift: int = 0,
-    ):
-        if items < batch_size * processes:
-            each = f" for each of {processes} processes" if processes > 1 else ""
+    items: int
+    batch_size: int
+    epochs: int
+    seed: int
+    start: int = 0
+    rank: int = 0
+    processes: int = 1
+    shift: int = 0  # the step at which epoch 0 began; not 0 if the number of processes has changed
+
+    def __post_init__(self):
+        if not self.steps_per_epoch:
+            each = f" for each of {self.processes} processes" if self.processes > 1 else ""
             raise UserError(
-                f"batch_size is {batch_size}{each}; there are only {items} training pairs"
+                f"batch_size is {self.batch_size}{each}; there are only {self.items} training pairs"
             )
-        self.items, self.batch_size, self.epochs, self.seed = items, batch_size, epochs, seed
-        self.start, self.rank, self.processes, self.shift = start, rank, processes, shift
-        self.steps_per_epoch = items // self.items_per_step
-
-    @property
-    def total_steps(self) -> int:
-        return self.shift + self.steps_per_epoch * self.epochs
 
     @property
     def items_per_step(self) -> int:
         return self.batch_size * self.processes
 
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.items // self.items_per_step
+
+    @property
+    def total_steps(self) -> int:
+        return self.shift + self.steps_per_epoch * self.epochs
+
     def position(self, step: int) -> tuple[int, int]:
         """The epoch of a step and its number within it, both counted from 0."""
         return divmod(step - self.shift, self.steps_per_epoch)
 
-    def resume(self, start: int, shift: int, steps_per_epoch: int, processes: int) -> None:
+    def resume(self, start: int, shift: int, processes: int) -> None:
         """Continues at step `start` of a run saved with these values. With another number of
-        processes: in the same epoch after as many of its items; a partial step is seen again.
-        Raises UserError if the number of items has changed."""
-        before = self.items // (self.batch_size * processes)
-        if steps_per_epoch != before:
-            raise UserError(
-                f"the training pairs give {before} steps an epoch, but gave {steps_per_epoch} when "
-                "this run began; restore them"
-            )
+        processes: in the same epoch after as many of its items; a partial step is seen again."""
         if shift > start:
             raise UserError(f"shift is {shift}, after the last step, {start}")
         self.start, self.shift = start, shift
         if processes != self.processes:
-            epoch, step = divmod(start - shift, before)
+            before = self.batch_size * processes  # items per step
+            epoch, step = divmod(start - shift, self.items // before)
             step = min(step * processes // self.processes, self.steps_per_epoch)
             self.shift = start - epoch * self.steps_per_epoch - step
             print(
                 f"{self.processes} processes instead of {processes}: {self.items_per_step} pairs a "
-                f"step instead of {self.batch_size * processes}, {self.steps_per_epoch} steps an "
-                f"epoch instead of {before}; the learning rate stays the same, and the result will "
-                "differ from that of an uninterrupted run"
+                f"step instead of {before}; the result will differ from an uninterrupted run's"
             )
 
     def __len__(self) -> int:
         return max(0, self.total_steps - self.start)
 
     def __iter__(self):
-        order, order_epoch = None, None
+        order = None
         for step in range(self.start, self.total_steps):
             epoch, batch = self.position(step)
-            if epoch != order_epoch:
+            if order is None or batch == 0:
                 order = np.random.default_rng([self.seed, epoch]).permutation(self.items)
-                order_epoch = epoch
             first = (batch * self.processes + self.rank) * self.batch_size
             yield [(epoch, int(index)) for index in order[first : first + self.batch_size]]
 
@@ -116,13 +108,11 @@ def load_batches(
 
 def collate(items: list[dict]) -> dict[str, Tensor | list[str]]:
     """Stacks tensors in NumPy, on one thread, as `images.to_tensor`; lists strings."""
-    columns = {key: [item[key] for item in items] for key in items[0]}
-    return {
-        key: torch.from_numpy(np.stack([value.numpy() for value in values]))
-        if isinstance(values[0], Tensor)
-        else values
-        for key, values in columns.items()
-    }
+    batch = {key: [item[key] for item in items] for key in items[0]}
+    for key, values in batch.items():
+        if isinstance(values[0], Tensor):
+            batch[key] = torch.from_numpy(np.stack(values))
+    return batch
 
 
 def ignore_stop_requests(worker: int) -> None:

@@ -31,18 +31,20 @@ class Processes:
 
     def __enter__(self):
         if not self.first:  # the first process prints for all; errors still go to stderr
-            self.stdout, sys.stdout = sys.stdout, open(os.devnull, "w", encoding="utf-8")
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        if not self.first:
-            sys.stdout.close()
-            sys.stdout = self.stdout
-        if self.size > 1 and error is None:  # after an error, the others may never arrive
+        if self.size == 1:
+            return
+        if error is None:  # after an error, the others may never arrive
             self.wait()  # gloo may hang if a process leaves while another still works
             torch.distributed.destroy_process_group()
+            return
+        # torchrun ends all processes once one has ended; this one first reports why.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         lost = re.search("gloo|nccl|connection", str(error), re.IGNORECASE)
-        if self.size > 1 and isinstance(error, RuntimeError) and lost:
+        if isinstance(error, RuntimeError) and lost:
             raise UserError(
                 f"process {self.rank} of {self.size} lost the others, one of which has ended; the "
                 "last checkpoint is whole, and --resume continues from it"
@@ -89,22 +91,18 @@ class StopRequest:
     """Catches the first Ctrl-C or SIGTERM, so that the loop can save; the next one stops at once.
     `signal` is the number of the signal, or 0."""
 
-    def __enter__(self):
+    def __init__(self):
         self.signal = 0
         numbers = (signal.SIGINT, signal.SIGTERM)
         self.handlers = {number: signal.signal(number, self.note) for number in numbers}
-        return self
 
-    def __exit__(self, kind=None, error=None, trace=None) -> None:
+    def end(self) -> None:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
-        if error and os.environ.get("WORLD_SIZE", "1") != "1":
-            # torchrun ends all processes once one has ended; this one first reports why.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def note(self, number: int, frame) -> None:
         self.signal = number
-        self.__exit__()
+        self.end()
         # print() is not reentrant: the signal may have interrupted another print.
         if os.environ.get("RANK", "0") == "0":
             os.write(2, b"\nstopping: saving a checkpoint after this step\n")

@@ -4,7 +4,6 @@ A run is one folder: log.csv, tensorboard/, samples/, curves.png, checkpoints/la
 fallback, checkpoints/previous.pt. train.py's loop shows the order of the calls.
 """
 
-import contextlib
 import math
 import shlex
 import sys
@@ -43,40 +42,27 @@ class Schedule:
     patience: int  # 0: training never stops early
 
 
+@dataclass
 class Run:
-    """Writes the log, samples and checkpoints of a run. The block `with run:` is its training.
+    """Writes the log, samples and checkpoints of a run. The block `with run:` is its training."""
 
-    Args:
-        folder: of the run.
-        parts: the networks and Adam optimizers that a checkpoint holds, by name.
-        order: the batches; `order.start` is the step to resume after.
-        data: a fingerprint of the training data, which must not change.
-        losses: the columns of the losses in log.csv, and their names in the progress bar.
-        columns: all columns of log.csv.
-        save_checkpoint: writes one, called with a path and its contents as keyword arguments.
-    """
+    folder: Path
+    parts: dict  # the networks and Adam optimizers that a checkpoint holds, by name
+    order: TrainingOrder  # its `start` is the step to resume after
+    data: str  # a fingerprint of the training data, which must not change
+    schedule: Schedule
+    processes: Processes
+    losses: dict[str, str]  # columns of the losses in log.csv, and their names in the progress bar
+    columns: list[str]  # all columns of log.csv
+    save_checkpoint: Callable  # writes one, called with a path and its contents as keywords
 
-    def __init__(
-        self,
-        folder: Path,
-        parts: dict,
-        order: TrainingOrder,
-        data: str,
-        schedule: Schedule,
-        processes: Processes,
-        losses: dict[str, str],
-        columns: list[str],
-        save_checkpoint: Callable,
-    ):
-        self.folder, self.parts, self.order, self.data = folder, parts, order, data
-        self.schedule, self.processes = schedule, processes
-        self.titles, self.columns, self.save_checkpoint = losses, columns, save_checkpoint
-        self.meter = Meter(list(losses), processes)
-        self.origin = origin(processes.device)
+    def __post_init__(self):
+        self.meter = Meter(list(self.losses), self.processes)
+        self.origin = origin(self.processes.device)
         self.seconds = 0.0  # of training before this process
         self.begun = time.monotonic()
         self.resumed = False
-        self.latest = folder / "checkpoints" / "latest.pt"
+        self.latest = self.folder / "checkpoints" / "latest.pt"
         self.due = [self.latest]  # checkpoints to write next
         self.drawing = False  # whether curves.png is written with them
         self.signal = 0  # the number of the signal that asked to stop
@@ -85,27 +71,24 @@ class Run:
 
     def resume(self, checkpoint: dict) -> None:
         """Restores the state that `save` saved. Raises UserError if anything does not fit."""
-        step = checkpoint["step"]
+        step, device = checkpoint["step"], self.processes.device
         if self.processes.largest(step, -step) != [step, -step]:
             raise UserError("the processes found different checkpoints; start them again")
+        if checkpoint.get("pairs", self.data) != self.data:
+            raise UserError("the training pairs are not those this run began with; restore them")
         try:
-            shift, steps_per_epoch = checkpoint.get("shift", 0), checkpoint["steps_per_epoch"]
-            self.order.resume(step, shift, steps_per_epoch, len(checkpoint["rng"]))
-            if checkpoint.get("pairs", self.data) != self.data:
-                raise UserError(
-                    "the training pairs are not those this run began with; restore them"
-                )
+            rng = checkpoint["rng"]
+            self.order.resume(step, checkpoint.get("shift", 0), len(rng))
             for name, part in self.parts.items():
                 restore(part, checkpoint.pop(name))  # pop frees the memory
-            if self.processes.rank < len(checkpoint["rng"]):
-                set_rng_state(checkpoint["rng"][self.processes.rank], self.processes.device)
+            if self.processes.rank < len(rng):
+                set_rng_state(rng[self.processes.rank], device)
             self.meter.resume(checkpoint["losses"], checkpoint["losses_steps"])
             self.seconds = float(checkpoint.get("seconds", math.nan))  # earlier versions: unknown
         except UserError:
             raise
         except Exception as error:  # a damaged checkpoint can hold anything
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"the checkpoint of {self.folder} does not fit: {reason}") from error
+            raise UserError(f"the checkpoint of {self.folder} does not fit: {error}") from error
         self.resumed = True
         print(f"resuming after step {step} of {self.order.total_steps}")
 
@@ -115,23 +98,21 @@ class Run:
             self.log = Log(self.folder, self.columns, self.order.start if self.resumed else -1)
             _, scores = read_log(self.folder).get(f"val_{self.schedule.best_by}", (0, []))
             self.scores = list(scores)  # of validations before
-        self.stack = contextlib.ExitStack()
-        self.bar = self.stack.enter_context(
-            tqdm(
-                total=self.order.total_steps * self.order.items_per_step,
-                initial=self.order.start * self.order.items_per_step,
-                unit="image",
-                mininterval=0.2 if sys.stderr.isatty() else 30,  # fewer lines in a log file
-                disable=not self.processes.first,
-            )
+        self.bar = tqdm(
+            total=self.order.total_steps * self.order.items_per_step,
+            initial=self.order.start * self.order.items_per_step,
+            unit="image",
+            mininterval=0.2 if sys.stderr.isatty() else 30,  # fewer lines in a log file
+            disable=not self.processes.first,
         )
-        self.stop = self.stack.enter_context(StopRequest())
+        self.stop = StopRequest()
         self.saved_at = time.monotonic()
         self.meter.restart_clock()
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        self.stack.__exit__(kind, error, trace)
+        self.stop.end()
+        self.bar.close()
         if self.log and error is None:
             self.log.close()
             draw_progress(self.folder)
@@ -147,7 +128,7 @@ class Run:
         if logging or step == self.order.total_steps:
             self.meter.check(step)
             row = self.meter.row()
-            means = [f"{title} {row[name]:.3f}" for name, title in self.titles.items()]
+            means = [f"{title} {row[name]:.3f}" for name, title in self.losses.items()]
             self.bar.set_postfix_str("  ".join(means), refresh=False)
             self.write(step, **row, **values)
         if logging:
@@ -172,8 +153,7 @@ class Run:
         return due and self.processes.first
 
     def add_validation(self, step: int, scores: dict[str, float], grid: Image.Image) -> None:
-        """Logs mean scores as val_..., saves the sample grid, and prints the scores and their
-        change."""
+        """Logs mean scores as val_..., saves the sample grid, prints scores and their change."""
         epoch, _ = self.order.position(step)
         path = self.folder / "samples" / f"epoch_{epoch:04d}.png"
         save_image(grid, path)
@@ -298,8 +278,8 @@ def restore(part: torch.nn.Module | Optimizer, state: dict) -> None:
 
 
 def check_finite(state: dict, step: int) -> None:
-    """Raises UserError if a tensor is not finite: a gradient can overflow where the losses do not.
-    The next losses would show it, but only after the weights were saved."""
+    """Raises UserError if a tensor is not finite: a gradient can overflow where the losses do not,
+    and the next losses would show it only after the weights were saved."""
     if not all(tensor.isfinite().all() for tensor in tensors_of(state)):
         raise UserError(
             f"some weights are not finite after step {step}, though its losses were; the last "

@@ -14,17 +14,14 @@ def check_inception(weights: str | Path) -> None:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
         raise UserError("FID and KID need a package: pip install torch-fidelity") from error
-    if not Path(weights).is_file():
-        raise UserError(
-            f"Inception's weights {weights} do not exist; get "
-            "weights-inception-2015-12-05-6726825d.pth from "
-            "https://github.com/toshas/torch-fidelity/releases"
-        )
     try:
         torch.load(weights, weights_only=True)  # torch-fidelity itself may run pickled code
         FeatureExtractorInceptionV3("inception", ["2048"], str(weights))
     except Exception as error:  # torch.load raises nearly anything on a damaged file
-        raise UserError(f"{weights} does not hold Inception's weights") from error
+        raise UserError(
+            f"{weights} does not hold Inception's weights, such as weights-inception-2015-12-05-"
+            "6726825d.pth from https://github.com/toshas/torch-fidelity/releases"
+        ) from error
 
 
 def distances(

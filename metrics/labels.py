@@ -12,32 +12,19 @@ from torch import Tensor
 from config import Config
 from engine.cli import UserError
 from engine.images import eight_bits
-from metrics.palettes import Palette, find_palette, palette_name
+from metrics.palettes import Palette, find_palette
 
 
-def nearest_colours(image: Tensor, palette: Palette) -> tuple[Tensor, Tensor]:
-    """The color of the palette nearest to each pixel, and its distance. image: (3, H, W) in [-1,
-    1]. Returns the index of the color, classes first and then void, and its Euclidean distance in
-    RGB, 0 to 255; both (H, W)."""
+def read_classes(image: Tensor, palette: Palette) -> Tensor:
+    """The class of each pixel, (3, H, W) in [-1, 1] -> (H, W) int64, by the nearest color in RGB:
+    networks and JPEG never reproduce a color exactly. Void is the number len(palette.classes)."""
     pixels = eight_bits(image).flatten(1).T
     colors = pixels.new_tensor([*palette.classes.values(), *palette.void])
     # Not as a matrix product, which cancels, even more so in TF32; in parts, to save memory.
     mode = "donot_use_mm_for_euclid_dist"
-    parts = [torch.cdist(part, colors, compute_mode=mode).min(1) for part in pixels.split(2**18)]
-    distances, indices = map(torch.cat, zip(*parts, strict=True))
-    return indices.view(image.shape[1:]), distances.view(image.shape[1:])
-
-
-def read_classes(image: Tensor, palette: Palette) -> Tensor:
-    """The class of each pixel, (3, H, W) in [-1, 1] -> (H, W) int64, by the nearest color. Networks
-    and JPEG never reproduce a color exactly. Void is the number len(palette.classes)."""
-    return nearest_colours(image, palette)[0].clamp(max=len(palette.classes))
-
-
-def far_from_palette(image: Tensor, palette: Palette, distance: float) -> float:
-    """The share of pixels farther than `distance` (RGB, 0 to 255) from every color. It is small for
-    a label map, whose colors blend only where two labels meet."""
-    return (nearest_colours(image, palette)[1] > distance).float().mean().item()
+    parts = pixels.split(2**18)
+    nearest = [torch.cdist(part, colors, compute_mode=mode).min(1).indices for part in parts]
+    return torch.cat(nearest).view(image.shape[1:]).clamp(max=len(palette.classes))
 
 
 def confusion(true: Tensor, predicted: Tensor, palette: Palette) -> Tensor:
@@ -72,19 +59,22 @@ class LabelReader:
     `run`, the configuration of the generator labels -> photo."""
 
     def __init__(self, read: Callable[[Tensor], Tensor], run: Config, scorer: Config):
-        palette = find_palette(run)
-        fits = "--scorer does not fit the run: "
+        palette, unfit = find_palette(run), "--scorer does not fit the run:"
         if not palette or run.direction != "BtoA" or run.in_channels != 3:
-            raise UserError(f"{fits}the run must translate label maps of a known palette (BtoA)")
-        if scorer.direction != "AtoB" or scorer.out_channels != 3:
-            raise UserError(f"{fits}it must translate photos to label maps (AtoB)")
+            raise UserError(f"{unfit} the run must translate label maps of a known palette (BtoA)")
+        needed = {
+            "direction": "AtoB",
+            "in_channels": run.out_channels,
+            "out_channels": 3,
+            "crop_size": run.crop_size,
+        }
+        for name, value in needed.items():
+            found = getattr(scorer, name)
+            if found != value:
+                raise UserError(f"{unfit} its {name} is {found}, it must be {value}")
         if find_palette(scorer) != palette:
-            names = [f"{palette_name(config)} of {config.data_root}" for config in (scorer, run)]
-            raise UserError(f"{fits}its palette is {names[0]}, the run's {names[1]}")
-        if scorer.crop_size != run.crop_size:
-            raise UserError(f"{fits}it was trained at {scorer.crop_size} px, not {run.crop_size}")
-        if scorer.in_channels != run.out_channels:
-            raise UserError(f"{fits}it reads {scorer.in_channels} channels, not {run.out_channels}")
+            names = [f"{config.palette} of {config.data_root}" for config in (scorer, run)]
+            raise UserError(f"{unfit} its palette is {names[0]}, the run's {names[1]}")
         self.read = read
         self.palette = palette
         self.matrices = {"read": 0, "real": 0}

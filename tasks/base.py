@@ -14,16 +14,18 @@ from engine.images import resize
 
 
 class Task:
-    """Pairs from files. Other tasks override what they do differently."""
+    """Pairs from files. Other tasks make their pairs from photos and override how."""
 
-    from_photos = False  # whether pairs are made from one photo each
     tile = 0  # side of the tiles in which images are translated; 0: whole
 
     def __init__(self, config: Config):
         self.config = config
+        self.from_photos = config.task != "pairs"
         self.channels = config.in_channels  # of an image passed to `translate`
         self.photo_channels = 1 if config.out_channels == 1 else 3  # that a photo is read with
-        self.cached_channels = config.in_channels + config.out_channels  # bytes per pixel of a pair
+        # Bytes per pixel in the cache: of a photo alone, or of both images.
+        both = config.in_channels + config.out_channels
+        self.cached_channels = self.photo_channels if self.from_photos else both
 
     def prepare(self, refuse: Callable[[UserError], None]) -> None:
         """Reads what training needs besides the photos. Calls `refuse` for each bad file."""
@@ -45,16 +47,6 @@ class Task:
     ) -> Tensor:
         """Translates an image of any size, on the CPU. `run` is the generator, for any size."""
         return run(image)
-
-
-class PhotoTask(Task):
-    """A task that makes its pairs from photos."""
-
-    from_photos = True
-
-    def __init__(self, config: Config):
-        super().__init__(config)
-        self.cached_channels = self.photo_channels  # the cache holds the photo alone
 
 
 def at_training_size(image: Tensor, side: int) -> Tensor:

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from engine.images import resize
-from tasks.base import PhotoTask, at_training_size
+from tasks.base import Task, at_training_size
 
 
-class Colorization(PhotoTask):
+class Colorization(Task):
     """The input is the lightness, L/50 - 1, (1, H, W); the target the color, ab/110, (2, H, W)."""
 
     def __init__(self, config):

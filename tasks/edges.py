@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from engine.images import eight_bits
-from tasks.base import PhotoTask
+from tasks.base import Task
 
 
-class Edges(PhotoTask):
+class Edges(Task):
     """The input is the drawing, the target the photo."""
 
     def pair(self, x, y, random):

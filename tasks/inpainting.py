@@ -10,10 +10,10 @@ from torch import Tensor
 
 from engine.cli import UserError
 from engine.images import find_images, read_image, resize, to_tensor
-from tasks.base import PhotoTask, at_training_size
+from tasks.base import Task, at_training_size
 
 
-class Inpainting(PhotoTask):
+class Inpainting(Task):
     """The hole is white in the input, as in the Lua code. Pairs have a third entry, "mask"."""
 
     masks: tuple[Tensor, ...] = ()  # (1, S, S) bool, to train with, if config.mask is a folder
@@ -51,8 +51,6 @@ class Inpainting(PhotoTask):
             raise UserError("this run was trained to fill any hole; specify which (--mask)")
         if mask is None:
             mask = self.hole(*image.shape[-2:], np.random.default_rng(0))
-        if not mask.any():
-            return image
         # White before resizing, so that nothing under the mask is seen, and again afterwards,
         # including the rim where both have mixed; every pixel that the mask touches counts.
         small = at_training_size(image.masked_fill(mask, 1.0), self.config.crop_size)

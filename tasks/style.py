@@ -2,10 +2,10 @@
 
 import cv2
 
-from tasks.base import PhotoTask
+from tasks.base import Task
 
 
-class Style(PhotoTask):
+class Style(Task):
     """The input is the photo, the target its painting in ink and wash."""
 
     def __init__(self, config):

@@ -3,10 +3,10 @@
 from torch import Tensor
 
 from engine.images import eight_bits, resize
-from tasks.base import PhotoTask
+from tasks.base import Task
 
 
-class SuperResolution(PhotoTask):
+class SuperResolution(Task):
     """Enlarges by `config.factor`. Translates in tiles of the size of training, so that the norms
     see as much at a time as they did then, and any size fits into memory."""
 

@@ -139,17 +139,13 @@ def test_what_cannot_be_combined_is_an_error_in_one_line(tmp_path):
     cases = [
         ((nowhere, b, out), {}, f"folder {nowhere} does not exist"),
         ((a, empty, out), {}, f"{empty} holds no images (.png, "),
-        ((a, a, out), {}, "A and B are the same folder"),
-        ((a, b, a / "out"), {}, f"{a / 'out'} is inside {a}"),
-        ((a, b, b / "deep" / "er"), {}, f"is inside {b}"),
         ((a, b, empty), {}, f"{empty} already exists"),
         ((a, b, Path(".")), {}, ". already exists"),
-        (split, {"val": 0.2}, "--val and --test are for folders without splits"),
         ((a, split[0], out), {}, f"is in none of {a}'s folders train, val, test"),
-        ((a, b, out), {"val": 1.5}, "--val 1.5 and --test 0.1 must be 0 or more and leave some of"),
+        ((a, b, out), {"val": 1.5}, "--val 1.5 and --test 0.1 must be 0 or more and below 1"),
         ((a, b, out), {"val": -0.1}, "--val -0.1"),
         ((a, b, out), {"test": float("nan")}, "--test nan"),
-        ((a, b, out), {"val": 0.5, "test": 0.5}, "leave some of 4 pairs for training"),
+        ((a, b, out), {"val": 0.5, "test": 0.5}, "below 1 in total"),
     ]
     before = files_of(tmp_path)
     for folders, shares, line in cases:
@@ -202,8 +198,6 @@ def test_existing_files_are_never_overwritten_or_removed(tmp_path):
     a, b, out = make_folders(tmp_path, range(3))
     unfinished = tmp_path / "out.unfinished"
     kept = save_image(unfinished / "mine.png")
-    with pytest.raises(UserError, match="is inside"):
-        combine(tmp_path, b, out)
     combine(a, b, out)
     assert kept.exists()
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out", "out.unfinished"]

@@ -1,5 +1,6 @@
 """The downloader, against a local server that breaks off, and hostile archives."""
 
+import errno
 import io
 import math
 import random
@@ -9,7 +10,6 @@ import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from conftest import REPOSITORY, make_pairs
@@ -105,7 +105,7 @@ def same_files(one: Path, other: Path) -> bool:
 @pytest.mark.parametrize("fields", [{}, {"break_after": 1000}])
 def test_a_dataset_is_complete_however_often_the_connection_breaks(serve, tmp_path, capsys, fields):
     fetch(serve(**fields))
-    assert "CMP Facade Database" in capsys.readouterr().out
+    assert "research only: https://cmp.felk.cvut.cz" in capsys.readouterr().out
     assert same_files(tmp_path / "data" / "facades", tmp_path / "made" / "facades")
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["facades"]
     if fields:
@@ -133,19 +133,10 @@ def test_a_part_that_is_the_whole_file_or_longer(serve, tmp_path, extra):
     assert same_files(tmp_path / "data" / "facades", tmp_path / "made" / "facades")
 
 
-ETAG, DATE = ("ETag", '"1-2a"'), ("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
+DATE = ("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
 
 
-@pytest.mark.parametrize(
-    ("versions", "sent"),
-    [
-        ([ETAG, DATE], ETAG[1]),
-        ([DATE], DATE[1]),
-        ([("ETag", 'W/"1"'), DATE], DATE[1]),  # a weak ETag is not for ranges
-        ([("ETag", 'W/"1"')], None),
-        ([], None),
-    ],
-)
+@pytest.mark.parametrize(("versions", "sent"), [([DATE], DATE[1]), ([], None)])
 def test_the_rest_is_requested_from_the_same_version(serve, tmp_path, versions, sent):
     fetch(serve(break_after=1000, versions=versions))
     assert set(serve.handler.asked_if[1:]) == {sent} and serve.handler.asked_if[0] is None
@@ -154,69 +145,60 @@ def test_the_rest_is_requested_from_the_same_version(serve, tmp_path, versions, 
 
 
 @pytest.mark.parametrize("if_range", [True, False])
-@pytest.mark.parametrize("kind", [0, 1])
-def test_an_archive_that_has_changed_is_downloaded_anew(serve, tmp_path, if_range, kind):
-    """At once, or if the server ignores If-Range at the second attempt, as the checksum differs.
-    `kind` is how versions are told apart."""
+def test_an_archive_that_has_changed_is_downloaded_anew(serve, tmp_path, if_range):
+    """At once, or if the server ignores If-Range at the second attempt, as the checksum differs."""
     served = tmp_path / "served" / "facades.tar.gz"
     now = served.read_bytes()
     served.write_bytes(random.Random(0).randbytes(len(now)))
     data = tmp_path / "data"
     with pytest.raises(UserError, match="503"):
-        fetch(serve(break_after=700, most=1, versions=[(ETAG, DATE)[kind]]))
+        fetch(serve(break_after=700, most=1, versions=[DATE]))
     assert (data / "facades.tar.gz.part").read_bytes() == served.read_bytes()[:700]
     served.write_bytes(now)
-    other = (("ETag", '"3-4b"'), ("Last-Modified", "Tue, 02 Jan 2024 00:00:00 GMT"))[kind]
+    other = ("Last-Modified", "Tue, 02 Jan 2024 00:00:00 GMT")
     address = serve(if_range=if_range, versions=[other])
     if not if_range:
         with pytest.raises(UserError, match=r"was damaged .* and is deleted; try again"):
             fetch(address)
         assert not list(data.iterdir())
     fetch(address)
-    assert serve.handler.asked[0] == "bytes=700-"
-    assert serve.handler.asked_if[0] == (ETAG, DATE)[kind][1]
+    assert serve.handler.asked[0] == "bytes=700-" and serve.handler.asked_if[0] == DATE[1]
     assert same_files(data / "facades", tmp_path / "made" / "facades")
     assert [path.name for path in data.iterdir()] == ["facades"]
 
 
-def test_without_space_nothing_is_downloaded_or_unpacked(serve, tmp_path, monkeypatch):
-    with pytest.raises(UserError) as error:
-        fetch(serve(length=str(10**18)))  # an exabyte
-    assert len(serve.handler.asked) == 1
-    line = str(error.value)
-    assert "facades.tar.gz cannot be downloaded: it needs 2,000,000,000,000 MB in" in line
-    assert str(tmp_path / "data") in line and "MB free" in line
-    assert not (tmp_path / "data" / "facades.tar.gz.part").stat().st_size
-
-    archive = tmp_path / "served" / "facades.tar.gz"
-    before = sorted(tmp_path.rglob("*"))
-    free = archive.stat().st_size  # enough for the archive, but not for its contents
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
-    with pytest.raises(UserError, match=r"facades.tar.gz cannot be unpacked: it needs 0 MB in"):
-        unpack(archive, archive.with_name("facades"))
-    assert sorted(tmp_path.rglob("*")) == before
+def test_a_connection_that_stays_broken_is_an_error(serve, tmp_path):
+    address = serve(break_after=0)
+    with pytest.raises(UserError, match="the connection broke; try again later"):
+        fetch(address)
+    assert len(serve.handler.asked) == download.ATTEMPTS
 
 
-def test_origin_terms_and_counts_are_printed(serve, tmp_path, capsys):
+def test_without_space_nothing_is_unpacked(tmp_path, monkeypatch):
+    def fail(*words, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    archive = archive_of(tmp_path / "facades.tar.gz", (file("facades/train/1.jpg"), b"x"))
+    monkeypatch.setattr(tarfile.TarFile, "makefile", fail)
+    with pytest.raises(UserError, match=r"facades.tar.gz cannot be unpacked: .*No space left"):
+        unpack(archive, tmp_path / "facades")
+    assert list(tmp_path.iterdir()) == [archive]  # to try again
+
+
+def test_the_terms_and_what_was_written_are_printed(serve, tmp_path, capsys):
     with pytest.raises(UserError):
         fetch(serve(most=0))
-    printed = capsys.readouterr().out  # before anything is downloaded
-    for words in ("photo | labels", "terms", "cmp.felk.cvut.cz", "Isola et al.", "Tylecek, Sara"):
-        assert words in printed
+    assert "cmp.felk.cvut.cz" in capsys.readouterr().out  # before anything is downloaded
     fetch(serve())
     lines = capsys.readouterr().out.splitlines()
-    assert "wrote data/facades: train 6, val 2, test 3 images" in lines
-    assert "the authors' release has train 400, val 100, test 106" in lines[-2]
+    assert lines[-2] == "wrote data/facades: train 6, val 2, test 3 images"
     assert lines[-1] == "next: python train.py facades"
 
 
-def test_the_right_number_of_images_needs_no_warning(serve, tmp_path, monkeypatch, capsys):
-    right = DATASETS["facades"]._replace(images={"train": 6, "val": 2, "test": 3})
-    monkeypatch.setitem(DATASETS, "facades", right)
+def test_another_folder(serve, tmp_path, capsys):
     output = tmp_path / "another disk"
     fetch(serve(), "facades", "--output", str(output))
     printed = capsys.readouterr().out
-    assert "train 6, val 2, test 3" in printed and "warning" not in printed
     assert printed.endswith(f"next: python train.py facades --data_root '{output / 'facades'}'\n")
 
 
@@ -279,7 +261,6 @@ HOSTILE = {
     ],
     "hard link": [(file("facades/passwd", tarfile.LNKTYPE, "../../secret"), b"")],
     "device": [(file("facades/null", tarfile.CHRTYPE), b"")],
-    "bomb": [(file("facades/zeros"), bytes(5_000_000))],
     "another folder": [(file("maps/train/1.jpg"), b"x")],
 }
 

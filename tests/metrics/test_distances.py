@@ -62,7 +62,7 @@ def test_messages_for_what_is_missing(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="pip install torch-fidelity"):
             check_inception(tmp_path / "weights.pth")
     pytest.importorskip("torch_fidelity")
-    with pytest.raises(UserError, match=r"weights.pth do not exist.*weights-inception-.*releases"):
+    with pytest.raises(UserError, match=r"weights.pth does not hold.*weights-inception-.*releases"):
         check_inception(tmp_path / "weights.pth")
     for wrong in (b"no weights", {"weight": torch.zeros(1)}, Palette({})):
         path = tmp_path / "wrong.pth"

@@ -5,15 +5,20 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
 
 from config import Config
 from engine.cli import UserError
-from metrics.palettes import PALETTES, Palette, find_palette, palette_name, write_palette
+from metrics.palettes import PALETTES, Palette, copy_palette, find_palette, palette_name
 
 MINE = Palette({"a": (1, 2, 3), 'the "other" één': (4, 5, 6)}, ((0, 0, 0), (255, 255, 255)))
+
+
+def write_palette(palette: Palette, folder: Path) -> None:
+    (folder / "palette.json").write_text(json.dumps(palette._asdict()))
 
 
 def test_known_palettes():
@@ -59,16 +64,14 @@ def test_the_name_that_a_run_keeps(tmp_path):
     assert palette_name(Config(data_root="data/facades")) == "facades"
     write_palette(MINE, tmp_path)
     assert palette_name(config) == "auto"  # it moves with its data
-    write_palette(PALETTES["demo"], tmp_path)  # a known one does not need to
+    copy_palette("demo", tmp_path)  # a known one does not need to
     assert palette_name(config) == "demo"
     assert find_palette(replace(config, palette=palette_name(config))) == PALETTES["demo"]
 
 
 def test_an_unknown_palette(tmp_path):
     config = Config(data_root=str(tmp_path), palette="facade")
-    with pytest.raises(UserError, match=r"palette is 'facade', .*demo, facades, cityscapes"):
-        find_palette(config)
-    with pytest.raises(UserError, match="did you mean 'facades'"):
+    with pytest.raises(UserError, match=r"palette is 'facade', .*cityscapes, demo, facades"):
         find_palette(config)
     with pytest.raises(UserError, match=r"palette is 'none\.json'"):
         find_palette(replace(config, palette="none.json"))
@@ -77,13 +80,13 @@ def test_an_unknown_palette(tmp_path):
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        ("{", "cannot be read as JSON"),
-        ([[0, 0, 0]], "holds no JSON object"),
+        ("{", 'is not a palette like {"classes"'),
+        ("\udcff", "is not a palette"),
+        ([[0, 0, 0]], "is not a palette"),
         ({}, 'is not a palette like {"classes"'),
         ({"classes": {}}, "is not a palette"),
         ({"classes": [[0, 0, 0]]}, "is not a palette"),
         ({"classes": {"a": [0, 0, 0]}, "void": None}, "is not a palette"),
-        ({"classes": {"a": [0, 0, 0]}, "viod": []}, "and nothing else"),
         ({"classes": {"a": [0, 0, 256]}}, "[0, 0, 256] is not a color, [r, g, b]"),
         ({"classes": {"a": [0, 0.5, 1]}}, "[0, 0.5, 1] is not a color"),
         ({"classes": {"a": [0, 0, True]}}, "[0, 0, True] is not a color"),
@@ -95,7 +98,8 @@ def test_an_unknown_palette(tmp_path):
 )
 def test_a_bad_palette_file_is_an_error_in_one_line(tmp_path, content, line):
     file = tmp_path / "palette.json"
-    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    text = content if isinstance(content, str) else json.dumps(content)
+    file.write_text(text, "utf-8", "surrogateescape")
     with pytest.raises(UserError) as error:
         find_palette(Config(data_root=str(tmp_path)))
     assert str(file) in str(error.value) and line in str(error.value)
