@@ -71,12 +71,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
-from dataset import PairedDataset, list_skipped, load_pairs, read_pair
+from dataset import PairedDataset, list_skipped, load_pairs
 from engine.devices import command_line
 from engine.files import write_text
 from engine.gallery import Gallery
@@ -85,7 +84,7 @@ from engine.images import plan_outputs, read_image, save_image, to_image, to_ten
 from metrics.distances import check_inception, distances
 from metrics.images import score
 from metrics.labels import LabelReader, read_classes
-from metrics.palettes import Palette, find_palette
+from metrics.palettes import find_palette
 from metrics.split import SplitScores
 from utils import generate_any_size, load_generator, run_folder, sample_grid, translate
 
@@ -121,13 +120,6 @@ def validate(generator: nn.Module, dataset: PairedDataset) -> tuple[dict, Image.
     return means, sample_grid(grid)
 
 
-def true_classes(dataset: PairedDataset, index: int, palette: Palette, size: tuple) -> Tensor:
-    """The classes, resized to (H, W), of a pair's label map B."""
-    _, labels = read_pair(dataset.pairs[index])
-    classes = read_classes(to_tensor(np.asarray(labels)), palette)
-    return F.interpolate(classes[None, None].float(), size, mode="nearest-exact")[0, 0].long()
-
-
 def label_reader(scorer: nn.Module, config: Config) -> LabelReader:
     """Predicts label maps from a run's photos by a second generator, photo -> labels. Raises
     UserError if it does not fit."""
@@ -156,10 +148,10 @@ def evaluate_split(
         check_inception(inception)
 
     gallery = Gallery(str(folder), command_line(), config)
-    rows, grid, true = {}, [], None
+    rows, grid = {}, []
     results = translations(generator, dataset, seed, noise)
     results = tqdm(results, "translating", len(dataset), unit="image")
-    for index, (name, x, output, y) in enumerate(results):
+    for name, x, output, y in results:
         images = [to_image(image) for image in (x, output, y)]
         for kind, image in zip(("input", "output", "target"), images, strict=True):
             save_image(image, folder / kind / f"{name}.png")
@@ -169,7 +161,7 @@ def evaluate_split(
         rows[name] = scores.add(output, y, true)
         gallery.add(name, images, rows[name])
         if reader:
-            reader.add(true, output, y)
+            reader.add(read_classes(x, palette), output, y)
         if len(grid) < GRID_IMAGES:
             grid.append((x, output, y))
 

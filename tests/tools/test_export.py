@@ -80,7 +80,7 @@ def test_what_is_exported_translates_as_the_run_does(run, exported, photos):
     for photo in photos:
         x = to_tensor(np.asarray(photo))
         assert torch.equal(
-            generate_any_size(ours, 3, True, x), generate_any_size(theirs, 3, True, x)
+            generate_any_size(ours, x, 3, True), generate_any_size(theirs, x, 3, True)
         )
     assert theirs.config == replace(ours.config, data_root="pairs0", output="run")
     assert not theirs.training and not any(p.requires_grad for p in theirs.parameters())
@@ -96,7 +96,7 @@ def test_half_is_half_as_large_and_translates_nearly_alike(run, exported, photos
     assert {value.dtype for value in theirs.state_dict().values()} == {torch.float32}
     for photo in photos:
         x = to_tensor(np.asarray(photo))
-        difference = generate_any_size(ours, 0, True, x) - generate_any_size(theirs, 0, True, x)
+        difference = generate_any_size(ours, x, 0, True) - generate_any_size(theirs, x, 0, True)
         assert difference.abs().max() < 0.01
 
 
@@ -122,7 +122,7 @@ def test_int8_is_a_quarter_as_large_and_translates_nearly_alike(run, photos, tmp
     assert payload < 0.3 * sum(weight.nbytes for weight in restored.values())
     for photo in photos:
         x = to_tensor(np.asarray(photo))
-        ours_y, theirs_y = (generate_any_size(g, 0, True, x) for g in (ours, theirs))
+        ours_y, theirs_y = (generate_any_size(g, x, 0, True) for g in (ours, theirs))
         assert 0 < (ours_y - theirs_y).abs().max() < 0.05
     # An export can be exported again, in any precision.
     export_generator(tmp_path / "int8", tmp_path / "again")
@@ -287,7 +287,7 @@ def answer(session, x: torch.Tensor) -> torch.Tensor:
 
 
 def agrees(session, generator, x: torch.Tensor) -> None:
-    ours, theirs = generate_any_size(generator, 0, False, x), answer(session, x)
+    ours, theirs = generate_any_size(generator, x, 0, False), answer(session, x)
     assert theirs.shape == ours.shape and theirs.dtype == torch.float32
     assert (ours - theirs).abs().max() < 2e-5
     assert (eight_bits(ours) - eight_bits(theirs)).abs().max() <= 1
@@ -332,13 +332,13 @@ def test_the_noise_is_that_of_pytorch(tmp_path, photos, session):
     pytest.importorskip("onnxruntime").set_seed(0)
     opened, generator = session(run, noise=True), load_generator(run)
     x, count = to_tensor(np.asarray(photos[2])), 200
-    ours = torch.stack([generate_any_size(generator, seed, True, x) for seed in range(count)])
+    ours = torch.stack([generate_any_size(generator, x, seed, True) for seed in range(count)])
     theirs = torch.stack([answer(opened, x) for _ in range(count)])
     assert not torch.equal(theirs[0], theirs[1])
     spreads = [draws.std(0).mean().item() for draws in (ours, theirs)]
     assert spreads[0] == pytest.approx(spreads[1], rel=0.1)
     error = (ours.var(0) / count + theirs.var(0) / count).sqrt()
-    without = generate_any_size(generator, 0, False, x)
+    without = generate_any_size(generator, x, 0, False)
     far, near = ((theirs.mean(0) - other) / error for other in (without, ours.mean(0)))
     assert near.pow(2).mean().sqrt() < 2 < far.pow(2).mean().sqrt() and near.abs().max() < 6
 
