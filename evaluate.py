@@ -155,10 +155,7 @@ def evaluate_split(
         images = [to_image(image) for image in (x, output, y)]
         for kind, image in zip(("input", "output", "target"), images, strict=True):
             save_image(image, folder / kind / f"{name}.png")
-        true = (
-            true_classes(dataset, index, palette, y.shape[1:]) if scores.palette or reader else None
-        )
-        rows[name] = scores.add(output, y, true)
+        rows[name] = scores.add(output, y)
         gallery.add(name, images, rows[name])
         if reader:
             reader.add(read_classes(x, palette), output, y)
