@@ -422,5 +422,5 @@ def test_a_scorer_that_does_not_fit_is_refused(runs, tmp_path):
     generator = load_generator(runs["photos"])
     scorer = load_generator(runs["labels"])
     scorer.config = replace(scorer.config, crop_size=64)
-    with pytest.raises(UserError, match="64 px"):
+    with pytest.raises(UserError, match="crop_size is 64"):
         label_reader(scorer, generator.config)
