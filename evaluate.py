@@ -50,10 +50,9 @@ def parse_arguments(argv=None) -> Namespace:
     options = parser.parse_args(argv)
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed is {options.seed}; it must be from 0 to below 2**63")
-    for name in ("mask", "draw", "tile") if options.input is None else ("scorer", "inception"):
-        if getattr(options, name):
-            relation = "needs" if options.input is None else "cannot be combined with"
-            raise UserError(f"--{name} {relation} --input")
+    cli.check_mode(
+        options, "input", needed_by=["mask", "draw", "tile"], excludes=["scorer", "inception"]
+    )
     return options
 
 

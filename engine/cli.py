@@ -103,6 +103,16 @@ class Parser(argparse.ArgumentParser):
         return options
 
 
+def check_mode(options, mode: str, needed_by: list[str], excludes: list[str]) -> None:
+    """Raises UserError if an option in `needed_by` is given without --mode, or one in `excludes`
+    with it."""
+    given = getattr(options, mode) is not None
+    for name in excludes if given else needed_by:
+        if getattr(options, name):
+            relation = "cannot be combined with" if given else "needs"
+            raise UserError(f"--{name} {relation} --{mode}")
+
+
 def boolean(text: str) -> bool:
     values = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     if text.lower() not in values:

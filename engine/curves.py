@@ -1,14 +1,12 @@
 """Figures of a run: curves.png of its log, progress.png and progress.gif of its samples."""
 
-import contextlib
 import math
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from engine.cli import UserError
-from engine.files import read_json, replacing
+from engine.files import replacing
 from engine.images import GAP, image_grid, natural_order, save_image
 from engine.log import read_log
 
@@ -35,9 +33,6 @@ def draw_curves(run: str | Path) -> Path | None:
     from matplotlib.figure import Figure  # its import takes a second; pyplot would need a display
 
     measures = read_log(run)
-    chance = None
-    with contextlib.suppress(UserError):  # config.json may be lost
-        chance = CHANCE.get(read_json(Path(run) / "config.json").get("gan_loss"))
     panels = [panel for panel in PANELS.items() if panel[1].keys() & measures.keys()]
     if not panels:
         return None
@@ -47,20 +42,18 @@ def draw_curves(run: str | Path) -> Path | None:
     for number, (title, curves) in enumerate(panels, 1):
         axes = figure.add_subplot(rows, 2, number, title=title, xlabel="epoch")
         for color, (name, label) in zip(("tab:blue", "tab:orange"), curves.items(), strict=False):
-            epochs, values = measures.get(name, ([], []))
+            if name not in measures:
+                continue
+            epochs, values = measures[name]
             marker = "." if len(values) < 30 else ""
-            if name.startswith("loss_") and len(values) >= 30:
+            if name.startswith("loss_"):
                 axes.plot(epochs, values, color=color, alpha=0.25, linewidth=0.7)
-                window = max(5, len(values) // 30)
+                window = max(1, len(values) // 30)
                 values = np.convolve(values, np.ones(window) / window, mode="valid")
                 epochs = epochs[window // 2 :][: len(values)]
             axes.plot(epochs, values, color=color, label=label, marker=marker)
-        if "loss_d" in curves and chance:
-            axes.axhline(chance, color="gray", linestyle=":", label=f"D at chance: {chance:.2f}")
         axes.grid(alpha=0.3)
-        if len(curves) > 1:
-            axes.margins(y=0.22)  # room for the legend above the curves
-            axes.legend(loc="upper right", ncols=3, fontsize="small")
+        axes.legend()
     path = Path(run) / "curves.png"
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)

@@ -33,13 +33,9 @@ def choose_device(name: str) -> torch.device:
 def device_of(name: str) -> torch.device:
     """`choose_device` for this process, set as the current device: under torchrun, each process of
     a machine takes its own GPU. Raises UserError."""
-    if name.startswith("cuda:") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            f"device is {name!r}, but every process needs its own GPU; leave it at auto"
-        )
     device = choose_device(name)
     if device.type == "cuda":
-        if device.index is None:
+        if device.index is None or "LOCAL_RANK" in os.environ:
             device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
         torch.cuda.set_device(device)
     return device
@@ -52,31 +48,24 @@ def usable_cores() -> int:
 
 def command_line() -> str:
     """The command that started this process, ready to be repeated."""
-    words = [Path(sys.argv[0]).name]
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if spec and spec.parent:  # started by python -m
-        words = ["-m", spec.name]
-    return shlex.join(["python", *words, *sys.argv[1:]])
+    return shlex.join(["python", *sys.orig_argv[1:]])
 
 
 def origin(device: torch.device) -> dict[str, str]:
     """What belongs beside every figure: machine, versions, commit (+ if changed since), command."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):  # only Linux has this file
+    name, commit = platform.machine(), ""
+    with contextlib.suppress(OSError, TypeError):  # only Linux has this file
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        found = re.search(r"^model name\s*: *(.*)$", text, re.MULTILINE)
-        name = found[1] if found else name
+        name = re.search(r"^model name\s*: *(.*)$", text, re.MULTILINE)[1]
     machine = f"{usable_cores()} cores of {name}, {torch.get_num_threads()} of them used"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     if device.type == "cuda":
         machine = f"{torch.cuda.get_device_name(device)}; {machine}"
         versions += f", CUDA {torch.version.cuda}"
-    commit = ""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):  # no git, or no repository
+    with contextlib.suppress(OSError):  # no git
         words = ["git", "describe", "--always", "--exclude=*", "--dirty=+"]
         folder = Path(__file__).parent
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
-        commit = done.stdout.strip()
+        commit = subprocess.run(words, cwd=folder, capture_output=True, text=True).stdout.strip()
     command = command_line()
     return {"machine": machine, "versions": versions, "commit": commit, "command": command}
 
@@ -95,15 +84,12 @@ def rng_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Restores what `rng_state` returned, ignoring other kinds of device. Raises UserError."""
-    try:
-        torch.set_rng_state(state["cpu"])
-        if device.type == "cuda" and "cuda" in state:
-            torch.cuda.set_rng_state(state["cuda"], device)
-        elif device.type == "mps" and "mps" in state:
-            torch.mps.set_rng_state(state["mps"])
-    except (IndexError, KeyError, RuntimeError, TypeError) as error:
-        raise UserError(f"the saved random number state does not fit: {error}") from error
+    """Restores what `rng_state` returned, ignoring other kinds of device."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """What makes training fast. It changes how a step is computed, never what is computed.
 
-`python train.py --fast false --precision fp32` does without all of it. Each function says what it
-saves; `python -m tools.benchmark` measures it.
+`--fast false --precision fp32` does without it; `python -m tools.benchmark` measures it.
 """
 
 import ctypes
@@ -23,15 +22,13 @@ def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
     """fp32 or bf16 for auto, fp32 or bf16; and the reason."""
     if precision != "auto":
         return precision, "as configured"
-    if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16", "this GPU supports it"
-        return "fp32", "this GPU has no bf16"
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16", "this GPU supports it"
     if device.type == "cpu":
         gain = bfloat16_gain()
         measured = f"a bf16 convolution takes {1 / gain:.2f} times as long as fp32 on this CPU"
         return ("bf16" if gain > 1.3 else "fp32"), measured
-    return "fp32", f"the default on {device.type}"
+    return "fp32", f"the default on {device.type} without bf16"
 
 
 def bfloat16_gain() -> float:
@@ -48,12 +45,12 @@ def bfloat16_gain() -> float:
             F.conv2d(x, weight, stride=2, padding=1)
         seconds[kind] = time.thread_time() - start
     torch.set_num_threads(threads)
-    return seconds[torch.float32] / max(seconds[torch.bfloat16], 1e-9)
+    return seconds[torch.float32] / seconds[torch.bfloat16]
 
 
 def use_bfloat16(network: nn.Module, last: nn.Module) -> None:
-    """Makes a network compute in bf16, in place. In fp32 stay weights, the statistics of norms, the
-    `last` layer, whose rounding nothing would average out, and with it the losses."""
+    """Makes a network compute in bf16, in place. Weights, the statistics of norms and the losses
+    stay in fp32, and so does the `last` layer, whose rounding nothing would average out."""
     device = next(network.parameters()).device.type
     inside, outside = last.forward, network.forward
 
@@ -70,9 +67,8 @@ def use_bfloat16(network: nn.Module, last: nn.Module) -> None:
 
 def speed_up(networks: list[nn.Module], precision: str, x: Tensor) -> bool:
     """Prepares networks, in place, for training on batches like `x`, (B, C, H, W), which the first
-    network takes. Returns whether Adam should be `fused`. On a CPU in fp32 at batch 1, results stay
-    equal bit by bit; otherwise they differ by rounding, as fast convolutions use the channels-last
-    layout."""
+    network takes. Returns whether Adam should be `fused`, too: not on a CPU in fp32, where results
+    at batch 1 stay equal bit by bit. Elsewhere they differ by rounding."""
     device = next(networks[0].parameters()).device.type
     modules = [module for network in networks for module in network.modules()]
     if device == "cuda":
@@ -111,16 +107,16 @@ def set_learning_rate(optimizer: Adam, rate: float) -> None:
 
 
 def match_layout(network: nn.Module, other: nn.Module) -> None:
-    """Gives the weights of a network the memory layout of the other's: elementwise operations on
-    both are fast only if the layouts agree."""
+    """Gives the weights of a network the memory layout of the other's, so that elementwise
+    operations on both are fast."""
     for weight, example in zip(network.parameters(), other.parameters(), strict=True):
         weight.data = torch.empty_like(example).copy_(weight)
 
 
 def keep_heap(batch_size: int) -> None:
-    """Keeps freed memory in the process, as the next step needs as much. The C library would return
-    large blocks to the system, which zeroes them: a quarter of a step at batch 1. Blocks larger
-    than a batch's activations are still returned, as they would fragment the heap. glibc only."""
+    """Keeps freed memory in the process for the next step; the system would zero it each time, a
+    quarter of a step at batch 1. Blocks larger than a batch's activations are still returned, as
+    they would fragment the heap. glibc only."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
@@ -131,12 +127,9 @@ def keep_heap(batch_size: int) -> None:
 
 
 def matching_gradient(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-    """A forward hook for norms: gives their gradient the memory layout of the output. A slice of
-    concatenated tensors makes PyTorch's batch norm backward 10 to 40 times slower, a tenth of a
-    step at batch 8; transposed by a matrix product, at batch 1, its result can be wrong (seen in
-    2.6 and 2.15)."""
-    if not output.requires_grad:
-        return
+    """A forward hook for norms: gives their gradient the memory layout of the output. For a slice
+    of concatenated tensors, PyTorch's batch norm backward is 10 to 40 times slower; for a tensor
+    transposed by a matrix product, at batch 1, it can be wrong (seen in 2.6 and 2.15)."""
     strides = output.stride()
 
     def match(gradient: Tensor) -> Tensor:
@@ -144,18 +137,19 @@ def matching_gradient(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -
             return gradient
         return gradient.new_empty_strided(gradient.shape, strides).copy_(gradient)
 
-    output.register_hook(match)
+    if output.requires_grad:
+        output.register_hook(match)
 
 
-# Output positions of a convolution, or input positions of a transposed one, up to which it is
-# computed as a matrix product. Beyond, unfolding the image costs more than the product saves.
+# Positions of the smaller image up to which a convolution is computed as a matrix product. Beyond,
+# unfolding costs more than the product saves.
 SMALL = 256
 
 
 def small_convolutions(network: nn.Module, x: Tensor) -> list[nn.Module]:
     """The 4x4 stride 2 convolutions that are faster as matrix products when `network` takes x: the
-    inner ones, with large weights and tiny images, for which bf16 convolutions spend their time on
-    rearranging weights. A fifth of a step at batch 1."""
+    inner ones, where bf16 convolutions spend their time on rearranging large weights for tiny
+    images. A fifth of a step at batch 1."""
     copy = deepcopy(network).to("meta")  # shapes without computation
     small = set()
 
@@ -192,10 +186,9 @@ PRODUCTS = {nn.Conv2d: multiply_down, nn.ConvTranspose2d: multiply_up}
 
 
 class GraphedStep:
-    """A training step recorded as a CUDA graph and replayed: one launch instead of thousands, which
-    at batch 1 take longer than the computation. The first steps run unrecorded, while cuDNN chooses
-    algorithms and Adam creates its state. Every batch must have the shape of the first. Returns the
-    losses in a tensor that the next step overwrites."""
+    """A training step recorded as a CUDA graph and replayed: one launch instead of thousands. The
+    first steps run unrecorded, while cuDNN chooses algorithms and Adam creates its state. Batches
+    must have one shape. Returns the losses in a tensor that the next step overwrites."""
 
     warm_up = 3
 

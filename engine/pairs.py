@@ -42,19 +42,14 @@ def find_pairs(
     message if another split replaces a missing one. Calls `refuse` for each file that is no pair.
     Raises UserError if there is nothing to use."""
     if not root.is_dir():
-        raise UserError(
-            f"data_root {root} does not exist (python -m data.download NAME fetches a dataset of "
-            "the paper)"
-        )
+        raise UserError(f"data_root {root} does not exist (python -m data.download fetches some)")
     two_folders = (root / "A").is_dir() and (root / "B").is_dir()
     base = root / "A" if two_folders else root
     used = next((name for name in (split, *STAND_INS[split]) if (base / name).is_dir()), None)
-    if used is None and base.name in STAND_INS and any(map(is_image, base.iterdir())):
-        raise UserError(f"{base} is one split; data_root must name the folder above it")
     if used is None:
         raise UserError(
-            f"{base} has no folder {split!r}; put side-by-side pairs into {base / split}, or pair "
-            "two folders with python -m data.combine (see data/README.md)"
+            f"{base} has no folder {split!r}; data_root must name the folder above the splits "
+            "(python -m data.combine makes pairs of two folders, see data/README.md)"
         )
     if used != split:
         print(f"{base} has no split {split!r}; using {used!r}")
@@ -74,9 +69,7 @@ def find_photos(
 ) -> tuple[str, list[Pair]]:
     """The same for photos. Without folders for the splits, every tenth is set aside for val and
     every tenth for test."""
-    if not root.is_dir():
-        raise UserError(f"data_root {root} does not exist; it must be a folder of images")
-    files = sorted(filter(is_image, root.iterdir()), key=natural_order)
+    files = sorted(filter(is_image, root.glob("*")), key=natural_order)
     if not files or (root / "train").is_dir():
         return find_pairs(root, split, refuse)
     if len(files) < 10:

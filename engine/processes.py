@@ -128,9 +128,8 @@ def alone_in(folder: Path):
         print(f"the file system of {folder} has no locks: make sure nothing else trains in it")
     try:
         for place in (folder, folder / "samples", folder / "checkpoints"):
-            for left in place.glob(".*.tmp"):
-                if re.search(r"\.\d+\.tmp$", left.name):  # named by files.replacing
-                    left.unlink()
+            for left in place.glob(".*.[0-9]*.tmp"):  # named by files.replacing
+                left.unlink()
         yield
     finally:
         lock.release()

@@ -143,6 +143,17 @@ def finished(pairs, tmp_path_factory) -> Path:
     return run
 
 
+@pytest.fixture(scope="session")
+def run(pairs, tmp_path_factory) -> Path:
+    """A run of 2 epochs with an EMA of the weights. Copy it before you change it."""
+    import train
+
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    fields = {"epochs": 2, "direction": "AtoB", "ema_decay": 0.5}
+    assert train.train(config_for(pairs, folder, **fields)) == 0
+    return folder
+
+
 @pytest.fixture
 def copied(finished, tmp_path) -> Path:
     """A copy of the finished run."""

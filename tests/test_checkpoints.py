@@ -341,10 +341,10 @@ INCOMPLETE = {
     moments_of_another_shape: "exp_avg does not have the shape of its weights",
     no_discriminator: "does not fit: 'discriminator'",
     no_random_numbers: "does not fit",
-    other_random_numbers: "the saved random number state does not fit",
+    other_random_numbers: "does not fit",
     shifted: "shift is 100",
     wrong_shift: "does not fit",
-    no_list_of_random_numbers: "the saved random number state does not fit",
+    no_list_of_random_numbers: "does not fit",
     many_losses: "does not fit",
     no_step: NOT_OURS,
 }

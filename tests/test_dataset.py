@@ -349,7 +349,7 @@ def test_bad_data_is_refused_with_its_name(tmp_path, make, cache_gb):
 
 def test_a_folder_too_deep_is_refused(tmp_path):
     write(tmp_path / "train" / "1.png", image())
-    with pytest.raises(UserError, match="train is one split; data_root must name the folder above"):
+    with pytest.raises(UserError, match="'train'; data_root must name the folder above"):
         PairedDataset(config_for(tmp_path / "train"), "train")
 
 

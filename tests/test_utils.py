@@ -1,7 +1,6 @@
 """Trained generators: loading, translating images of any size and mode."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,14 +23,6 @@ from utils import (
     sample_grid,
     translate,
 )
-
-
-@pytest.fixture(scope="module")
-def run(pairs, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    fields = {**TINY, "epochs": 2, "direction": "AtoB", "ema_decay": 0.5}
-    train.train(Config(data_root=str(pairs), output=str(folder), **fields))
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ and one of its exporters is deprecated, while the other accepts the mirrored pad
 and not in 2.15.
 """
 
+from functools import reduce
+
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
@@ -32,9 +34,7 @@ class Graph:
         """Adds a layer of the generator."""
         weights = [parameter.numpy() for parameter in layer.parameters()]
         if isinstance(layer, nn.Sequential):
-            for part in layer:
-                x = self.layer(x, part)
-            return x
+            return reduce(self.layer, layer, x)
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             operator = "Conv" if isinstance(layer, nn.Conv2d) else "ConvTranspose"
             return self.add(operator, x, *weights, strides=layer.stride, pads=2 * layer.padding)
@@ -65,34 +65,30 @@ class Graph:
         mirror = self.add("Sub", self.add("Sub", double, one), pixels)
         return self.add("Gather", x, self.add("Min", pixels, mirror), axis=axis)
 
-    def generator(self, x: str, generator: UNetGenerator, noise: bool) -> str:
-        """Adds `UNetGenerator.forward` for any size. The last node is called "output"."""
-        shape, skips = self.add("Shape", x), []
-        for axis in (2, 3):
-            side = self.add("Gather", shape, np.int64(axis))
-            x = self.mirrored(x, axis, side, 2**generator.depth)
-        for layer in generator.encoder:
-            x = self.layer(x, layer)
-            skips.append(x)
-        skips.pop()
-        for i, layer in enumerate(generator.decoder):
-            x = self.layer(x, layer)
-            if noise and i in generator.dropped:
-                x = self.dropout(x, generator.dropout)
-            skip = skips.pop()
-            if generator.joins_skips:
-                x = self.add("Concat", x, skip, axis=1)
-        x = self.layer(x, generator.output)
-        axes = np.int64([2, 3])
-        size = self.add("Gather", shape, axes)
-        return self.add("Slice", x, np.int64([0, 0]), size, axes, name="output")
-
 
 def onnx_model(generator: UNetGenerator, noise: bool, metadata: dict[str, str]) -> ModelProto:
-    """A generator as an ONNX model: "input" (N, in_channels, H, W) -> "output" (N, out_channels, H,
-    W), float32 in [-1, 1]."""
-    graph = Graph()
-    graph.generator("input", generator, noise)
+    """`UNetGenerator.forward` for any size as an ONNX model: "input" (N, in_channels, H, W) ->
+    "output" (N, out_channels, H, W), float32 in [-1, 1]."""
+    graph, skips, x = Graph(), [], "input"
+    shape = graph.add("Shape", x)
+    for axis in (2, 3):
+        side = graph.add("Gather", shape, np.int64(axis))
+        x = graph.mirrored(x, axis, side, 2**generator.depth)
+    for layer in generator.encoder:
+        x = graph.layer(x, layer)
+        skips.append(x)
+    skips.pop()
+    for i, layer in enumerate(generator.decoder):
+        x = graph.layer(x, layer)
+        if noise and i in generator.dropped:
+            x = graph.dropout(x, generator.dropout)
+        skip = skips.pop()
+        if generator.joins_skips:
+            x = graph.add("Concat", x, skip, axis=1)
+    x = graph.layer(x, generator.output)
+    axes = np.int64([2, 3])
+    size = graph.add("Gather", shape, axes)
+    graph.add("Slice", x, np.int64([0, 0]), size, axes, name="output")
 
     def images(name: str, channels: int) -> list:
         return [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", channels, "H", "W"])]

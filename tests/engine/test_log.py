@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, arguments, log_rows, refusal
+from conftest import TINY, arguments, log_rows
 from PIL import Image
 
 import train
 from engine.cli import UserError
 from engine.curves import draw_curves, draw_progress, evenly, sample_rows
 from engine.log import Log, read_log
-from tools import curves
 
 
 @pytest.fixture(scope="module")
@@ -118,15 +117,18 @@ def test_a_run_without_adversarial_loss_has_no_panel_of_it(tmp_path):
     assert draw_progress(tmp_path) is None
 
 
-def test_it_can_be_drawn_at_any_time_and_names_what_is_missing(run, tmp_path, capsys):
-    for name in ("curves.png", "progress.png", "progress.gif"):
-        (run / name).unlink()
-    assert curves.main([str(run)]) == 0
-    assert str(run / "curves.png") in capsys.readouterr().out
-    assert all((run / name).exists() for name in ("curves.png", "progress.png", "progress.gif"))
-    assert "has no log.csv" in refusal(capsys, curves.main, tmp_path)
-    (tmp_path / "log.csv").write_text("step,epoch\n")
-    assert "has logged nothing yet" in refusal(capsys, curves.main, tmp_path)
+def test_it_can_be_drawn_at_any_time_and_names_what_is_missing(run, tmp_path):
+    drawn = [run / name for name in ("curves.png", "progress.png", "progress.gif")]
+    for path in drawn:
+        path.unlink()
+    assert [draw_curves(run), draw_progress(run)] == drawn[:2]
+    assert all(path.stat().st_size > 100 for path in drawn)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UserError, match=r"has no log\.csv"):
+        draw_curves(empty)
+    (empty / "log.csv").write_text("step,epoch\n")
+    assert draw_curves(empty) is None and draw_progress(empty) is None
     with pytest.raises(UserError):
         read_log(tmp_path / "nowhere")
 

@@ -6,14 +6,17 @@ import time
 
 import filelock
 import pytest
+import torch
 from conftest import config_for, refusal
 
 import train
-from engine import processes
+from engine import devices, processes
 from engine.cli import UserError
 from engine.devices import device_of
 from engine.files import replacing
 from engine.processes import alone_in
+
+GPU = torch.device("cuda:1")
 
 
 def test_a_second_run_in_a_folder_is_refused(finished, copied, capsys, monkeypatch):
@@ -68,8 +71,12 @@ def test_writing_to_a_folder_that_is_a_file_is_refused(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_one_gpu_for_several_processes_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="device is 'cuda:1', but every process needs its own GPU"):
-        device_of("cuda:1")
-    assert device_of("cpu").type == "cpu"
+def test_several_processes_take_a_gpu_each(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(devices, "choose_device", lambda name: chosen.append(name) or GPU)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    assert device_of("cuda:1") == GPU and chosen == ["cuda:1"]
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    for name in ("cuda:1", "auto"):
+        device_of(name)
+    assert chosen[1:] == ["cuda:1", "cuda:3", "auto", "cuda:3"]

@@ -24,7 +24,7 @@ from evaluate import evaluate_split, label_reader
 from generator import UNetGenerator
 from metrics.labels import read_classes
 from metrics.palettes import PALETTES
-from tools.reproduce import ROWS, main, parse_arguments, run_once
+from tools.reproduce import main, parse_arguments, run_once, tables
 from utils import load_checkpoint, load_generator
 
 # The smallest images of which the largest receptive field leaves something.
@@ -59,22 +59,24 @@ def test_a_finished_training_leaves_no_network_in_memory(demo, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("table", ROWS)
+@pytest.mark.parametrize("table", [table for table in tables() if table != "recipes"])
 def test_every_row_is_trained_scored_and_put_beside_the_papers(table, demo, tmp_path, capsys):
     words = words_for(table, demo, tmp_path / "out")
     assert main(words) == 0
     text = (tmp_path / "out" / f"{table}.md").read_text()
     assert text.strip() in capsys.readouterr().out
     lines = text.splitlines()
-    for row in ROWS[table]:
-        (line,) = [line for line in lines if line.startswith(f"| {row.name} |")]
-        assert line.endswith(f"| {' / '.join(f'{n:.2f}' for n in row.paper)} |")
+    title, rows = tables()[table]
+    assert lines[0].startswith(f"| {title} |")
+    for name, _, paper in rows:
+        (line,) = [line for line in lines if line.startswith(f"| {name} |")]
+        assert line.endswith(f"| {' / '.join(f'{n:.2f}' for n in paper)} |")
         assert len(line.split("|")) == len(lines[0].split("|"))
         numbers = [float(cell) for cell in line.split("|")[2:-2]]
         assert np.isfinite(numbers).all()
     assert ("real photos" in text) == (table != "table6")
     # The columns of the grid: input, each row, target.
-    columns = len(ROWS[table]) + 2
+    columns = len(rows) + 2
     grid = Image.open(tmp_path / "out" / f"{table}.png")
     assert grid.width == columns * 100 + 4
     for column, kind in ((0, "input"), (columns - 1, "target")):
@@ -184,15 +186,15 @@ def test_the_table_says_what_its_numbers_are(demo, tmp_path):
         words = words_for(table, demo, tmp_path / table)
         assert main(words) == 0
         text = (tmp_path / table / f"{table}.md").read_text()
-        assert ("FCN-8s" in text) == reader and "of the 13 classes occur" in text
+        assert ("FCN-8s" in text) == reader and "| per-pixel |" in text
     shutil.copytree(demo, tmp_path / "mine")
     words = words_for("table6", tmp_path / "mine", tmp_path / "own")
-    assert main([*words, "--rows", "L1"]) == 0  # its palette.json is found
-    assert "of the 13 classes occur" in (tmp_path / "own" / "table6_rows.md").read_text()
+    assert main(words) == 0  # its palette.json is found
+    assert "| per-pixel |" in (tmp_path / "own" / "table6.md").read_text()
     (tmp_path / "mine" / "palette.json").unlink()
     words = words_for("table6", tmp_path / "mine", tmp_path / "unknown")
-    assert main([*words, "--rows", "L1"]) == 0
-    assert "No segmentation scores" in (tmp_path / "unknown" / "table6_rows.md").read_text()
+    assert main(words) == 0
+    assert "per-pixel" not in (tmp_path / "unknown" / "table6.md").read_text()
 
 
 def test_true_classes_are_those_of_the_file_not_of_its_resized_colours(demo, runs):
@@ -250,17 +252,37 @@ def test_a_run_of_other_settings_is_not_mistaken_for_the_row(demo, tmp_path):
         assert len(list((tmp_path / "out").rglob("row.json"))) == 3  # nothing is lost by it
 
 
+@pytest.mark.slow
+def test_finished_rows_are_trained_on_for_more_epochs(demo, tmp_path, capsys):
+    words = {
+        epochs: words_for("table6", demo, tmp_path / "out", epochs=epochs) for epochs in (1, 3)
+    }
+    for epochs, steps in ((1, 3), (3, 9)):
+        content = content_of("table6", tmp_path / "out", words[epochs])
+        assert {run["steps"] for row in content["rows"] for run in row["runs"]} == {steps}
+    assert capsys.readouterr().out.count("resuming after step 3 of 9") == 3
+    straight = content_of(
+        "table6", tmp_path / "new", words_for("table6", demo, tmp_path / "new", epochs=3)
+    )
+    for one, other in zip(content["rows"], straight["rows"], strict=True):
+        assert one["runs"][0]["l1"] == other["runs"][0]["l1"]
+    decaying = {"decay_epochs": 1, "output": tmp_path / "decay"}
+    assert main(words_for("table6", demo, **{**decaying, "epochs": 1})) == 0
+    with pytest.raises(UserError, match="epochs 1, not 2"):
+        main(words_for("table6", demo, **{**decaying, "epochs": 2}))
+
+
 def test_the_command_line():
     options = parse_arguments(["table1"])
-    assert options.base == replace(PRESETS["demo"], output="runs/reproduce_demo")
+    assert options.base == replace(PRESETS["demo"], output="runs/reproduce_demo_128px_batch_1")
     assert options.seeds == [0] and options.scorer is None
-    assert options.rows == ROWS["table1"] and options.name == "table1"
+    assert (options.title, options.rows) == tables()["table1"]
     base = parse_arguments(["table2", "cityscapes", "--data_root", "x/cityscapes"]).base
     assert base.crop_size == 256 and base.batch_size == 10 and base.data_root == "x/cityscapes"
-    assert base.output == "runs/reproduce_cityscapes_batch_size_10"  # the other tables have 1
+    assert base.output == "runs/reproduce_cityscapes_256px_batch_10"  # the other tables have 1
     small = ["table1", "facades", "--crop_size", "64", "--depth", "6"]
-    assert parse_arguments(small).base.output == "runs/reproduce_facades_crop_size_64"
-    options = parse_arguments(["table3", "facades", "--seeds", "1", "2", "1"])
+    assert parse_arguments(small).base.output == "runs/reproduce_facades_64px_batch_1"
+    options = parse_arguments(["table3", "facades", "--seeds", "1", "2"])
     assert options.base.epochs == 200 and options.base.batch_size == 1
     assert options.seeds == [1, 2]
 
@@ -293,42 +315,32 @@ def test_the_ports_recipe_is_put_beside_the_papers(demo, tmp_path):
 
 
 @pytest.mark.slow
-def test_gray_images_are_not_read(demo, tmp_path, capsys):
+def test_gray_images_are_not_read(demo, tmp_path):
     words = [*words_for("recipes", demo, tmp_path, out_channels=1, depth=6, epochs=2)]
-    words = [*words, "--crop_size", "64", "--load_size", "64", "--scorer", "unused"]
+    words = [*words, "--crop_size", "64", "--load_size", "64"]
     content = content_of("recipes", tmp_path, words)
-    assert "--scorer unused is not used" in capsys.readouterr().out
-    assert content["scorer"] is None and not list(tmp_path.glob("*AtoB"))
+    assert "read_pixel_accuracy" not in str(content) and not list(tmp_path.glob("*AtoB"))
 
 
 @pytest.mark.slow
 def test_where_a_run_was_trained_stays_with_it(demo, tmp_path):
-    words = [*words_for("table6", demo, tmp_path), "--rows", "L1"]
-    content = content_of("table6_rows", tmp_path, words)
+    words = words_for("table6", demo, tmp_path)
+    content = content_of("table6", tmp_path, words)
     run = content["rows"][0]["runs"][0]
     assert "cores of" in run["machine"] and "torch" in run["versions"] and run["commit"]
-    (row,) = tmp_path.glob("*/seed_0/row.json")
+    row = tmp_path / "gan_weight_0_direction_AtoB" / "seed_0" / "row.json"
     checkpoint = row.parent / "checkpoints" / "latest.pt"
     state = load_checkpoint(checkpoint)
     state |= {"origin": {"machine": "another", "versions": "1", "commit": "2"}, "seconds": 120.0}
-    torch.save(state, checkpoint)  # scored anew, for it is another checkpoint
-    run = content_of("table6_rows", tmp_path, words)["rows"][0]["runs"][0]
+    torch.save(state, checkpoint)
+    row.unlink()  # scored anew
+    run = content_of("table6", tmp_path, words)["rows"][0]["runs"][0]
     assert (run["machine"], run["minutes"]) == ("another", 2.0)
     del state["origin"], state["seconds"]  # as an earlier version left it
     torch.save(state, checkpoint)
-    run = content_of("table6_rows", tmp_path, words)["rows"][0]["runs"][0]
+    row.unlink()
+    run = content_of("table6", tmp_path, words)["rows"][0]["runs"][0]
     assert "machine" not in run and run["minutes"] is None
-
-
-def test_some_rows_alone(demo, tmp_path):
-    words = [*words_for("table6", demo, tmp_path), "--rows", "L1", "L1+cGAN"]
-    content = content_of("table6_rows", tmp_path, words)
-    assert [row["name"] for row in content["rows"]] == ["L1", "L1+cGAN"]
-    assert not (tmp_path / "table6.json").exists()
-    assert len(list(tmp_path.glob("*/seed_0"))) == 2
-    words = [*words_for("table6", demo, tmp_path), "--rows", "L1+GAN"]
-    with pytest.raises(UserError, match=r"no row 'L1\+GAN'; did you mean 'L1\+cGAN'"):
-        main(words)
 
 
 @pytest.mark.parametrize(
@@ -342,11 +354,11 @@ def test_some_rows_alone(demo, tmp_path):
         ([], "TABLE"),
         (["table1", "facade"], "did you mean 'facades'"),
         (["table1", "--seed", "1"], "--seeds"),
-        (["table1", "--direction", "AtoB"], "--direction"),
+        (["table6", "--direction", "AtoB"], "--direction"),
         (["table1", "--epoch", "1"], "--epochs"),
         (["table1", "--conditional", "false"], "--conditional"),
         (["table2", "--generator", "unet"], "--generator"),
-        (["table6", "colorization"], "makes its own pairs"),
+        (["table3", "--receptive_field", "16"], "--receptive_field is set by the rows of table3"),
     ],
 )
 def test_mistakes_are_one_line(words, line, tmp_path, monkeypatch):
