@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from engine.files import replacing
+from engine.files import read_json, replacing
 from engine.images import GAP, image_grid, natural_order, save_image
 from engine.log import read_log
 
