@@ -34,28 +34,18 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def one_line_errors():
-    """Ends the process with one line on stderr: exit code 2 for a UserError, a file that cannot be
-    read or written, or lack of memory; 130 for Ctrl-C. Other exceptions keep their traceback."""
+    """Ends the process with one line on stderr: exit code 2 for a UserError or a file that cannot
+    be read or written, 130 for Ctrl-C. Other exceptions keep their traceback."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set by `early`
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except (UserError, OSError) as error:
-        fail(str(error))
-    except (MemoryError, RuntimeError) as error:  # torch has an error of its own for each device
-        out_of_memory = "out of memory|can't allocate memory|not enough memory"
-        if not isinstance(error, MemoryError) and not re.search(out_of_memory, str(error)):
-            raise
-        reason = (str(error).splitlines() or ["out of memory"])[0]
-        fail(f"{reason} (a smaller batch_size or crop_size needs less)")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-
-
-def fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 def early(parse, show=None) -> None:

@@ -234,12 +234,8 @@ def restore(part: torch.nn.Module | Optimizer, state: dict) -> None:
         return
     options = part.state_dict()["param_groups"]
     part.load_state_dict({"state": state["state"], "param_groups": options})
-    if len(part.state) not in (0, len(options[0]["params"])):  # 0: before the first step
-        raise UserError("an optimizer lacks the moments of some weights")
     for parameter, moments in part.state.items():
         for name in ("exp_avg", "exp_avg_sq"):
-            if moments[name].shape != parameter.shape:
-                raise UserError(f"an optimizer's {name} does not have the shape of its weights")
             moments[name] = torch.empty_like(parameter).copy_(moments[name])
 
 
