@@ -1,13 +1,11 @@
-"""Command lines: options from a dataclass, user mistakes in one line, answers before slow imports.
+"""Command lines. Every script has the same frame, so that --help and mistakes are answered at once:
 
-Every script has the same frame, so that --help and mistakes are answered at once:
-
-    if __name__ == "__main__":
-        cli.early(parse_arguments)
-    import torch  # and all else that is slow
-    ...
-    if __name__ == "__main__":
-        cli.run(main)
+if __name__ == "__main__":
+    cli.early(parse_arguments)
+import torch  # and all else that is slow
+...
+if __name__ == "__main__":
+    cli.run(main)
 """
 
 import argparse
@@ -27,9 +25,9 @@ class UserError(ValueError):
     def __init__(self, message: str):
         if message.startswith("Caught "):  # a DataLoader worker has put its traceback in front
             message = message.rpartition("UserError: ")[2]
-        line = " ".join(message.splitlines())[:1000]
-        # File names can hold anything.
-        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)[:1000])
+        line = " ".join(message.splitlines())
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)  # of file names
+        super().__init__(line[:1000])
 
 
 @contextlib.contextmanager
