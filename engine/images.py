@@ -4,7 +4,6 @@ A tensor image is (C, H, W), floats in [-1, 1].
 """
 
 import re
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -206,14 +205,10 @@ def image_grid(rows: list[list[Tensor | Image.Image]], titles: list[str] = ()) -
     grid = to_image(make_grid(images, nrow=len(rows[0]), padding=GAP, pad_value=1.0))
     if not titles:
         return grid
-    pitch = images[0].shape[-1] + GAP
-    font = ImageFont.load_default(size=14)
-    lines = [textwrap.wrap(title, max(pitch // 8, 6)) for title in titles]  # a letter: 8 px
-    top = 8 + 16 * max(map(len, lines))
-    titled = Image.new("RGB", (grid.width, grid.height + top), "white")
-    titled.paste(grid, (0, top))
-    draw = ImageDraw.Draw(titled)
-    for column, words in enumerate(lines):
-        place = (GAP / 2 + (column + 0.5) * pitch, top / 2)
-        draw.text(place, "\n".join(words), "black", font, anchor="mm", align="center", spacing=2)
+    titled = Image.new("RGB", (grid.width, grid.height + 24), "white")
+    titled.paste(grid, (0, 24))
+    draw, font = ImageDraw.Draw(titled), ImageFont.load_default(size=14)
+    for column, title in enumerate(titles):
+        center = GAP / 2 + (column + 0.5) * (images[0].shape[-1] + GAP)
+        draw.text((center, 12), title, "black", font, anchor="mm")
     return titled

@@ -62,14 +62,10 @@ class TrainingOrder(Sampler):
             raise UserError(f"shift is {shift}, after the last step, {start}")
         self.start, self.shift = start, shift
         if processes != self.processes:
-            before = self.batch_size * processes  # items per step
-            epoch, step = divmod(start - shift, self.items // before)
+            epoch, step = divmod(start - shift, self.items // (self.batch_size * processes))
             step = min(step * processes // self.processes, self.steps_per_epoch)
             self.shift = start - epoch * self.steps_per_epoch - step
-            print(
-                f"{self.processes} processes instead of {processes}: {self.items_per_step} pairs a "
-                f"step instead of {before}; the result will differ from an uninterrupted run's"
-            )
+            print(f"{self.processes} processes instead of {processes}: the result will differ")
 
     def __len__(self) -> int:
         return max(0, self.total_steps - self.start)

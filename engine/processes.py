@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.distributed
 from filelock import FileLock, Timeout
 from torch import Tensor
 

@@ -153,17 +153,13 @@ class Run:
         return due and self.processes.first
 
     def add_validation(self, step: int, scores: dict[str, float], grid: Image.Image) -> None:
-        """Logs mean scores as val_..., saves the sample grid, prints scores and their change."""
+        """Logs and prints mean scores, as val_..., and saves the sample grid."""
         epoch, _ = self.order.position(step)
         path = self.folder / "samples" / f"epoch_{epoch:04d}.png"
         save_image(grid, path)
         self.log.image("samples", grid, step)
-        words = []
-        for name, value in scores.items():
-            before, digits = self.log.last.get(f"val_{name}"), 2 if value >= 2 else 4
-            change = f" ({value - before:+.{digits}f})" if before is not None else ""
-            words.append(f"{name.upper()} {value:.{digits}f}{change}")
-        tqdm.write(f"epoch {epoch:4d}  step {step:7d}  val {'  '.join(words)}  {path}")
+        text = "  ".join(f"{name.upper()} {value:#.4g}" for name, value in scores.items())
+        tqdm.write(f"epoch {epoch:4d}  step {step:7d}  val {text}  {path}")
         self.write(step, **{f"val_{name}": value for name, value in scores.items()})
         for warning in warnings(self.folder, path) if step else []:
             if warning not in self.warned:
@@ -208,7 +204,8 @@ class Run:
 
     def save(self, step: int) -> None:
         """Writes the due checkpoints, with everything that resuming needs."""
-        losses, rng = self.meter.sums(), self.processes.gather(rng_state(self.processes.device))
+        losses = self.processes.mean(self.meter.losses)
+        rng = self.processes.gather(rng_state(self.processes.device))
         if self.processes.first:
             state = self.state()
             check_finite(state, step)
@@ -268,12 +265,8 @@ def restore(part: torch.nn.Module | Optimizer, state: dict) -> None:
         return
     options = part.state_dict()["param_groups"]
     part.load_state_dict({"state": state["state"], "param_groups": options})
-    if len(part.state) not in (0, len(options[0]["params"])):  # 0: before the first step
-        raise UserError("an optimizer lacks the moments of some weights")
     for parameter, moments in part.state.items():
         for name in ("exp_avg", "exp_avg_sq"):
-            if moments[name].shape != parameter.shape:
-                raise UserError(f"an optimizer's {name} does not have the shape of its weights")
             moments[name] = torch.empty_like(parameter).copy_(moments[name])
 
 
