@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from engine.cli import UserError, check_types, nearest
+from engine.cli import UserError, check_fields, is_range
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,10 @@ class Config:
     data_root: str = "data/facades"  # folder with train/, val/, test/ (or A/train/, B/train/ ...)
     direction: str = "BtoA"  # AtoB: A (left half, folder A) is the input; BtoA: B (right half) is
     palette: str = "auto"  # of B's labels: auto, none, facades, cityscapes, demo or a palette.json
-    in_channels: int = 3  # channels of the input: 3 color, 1 gray
+    in_channels: int = 3  # channels of the input: 3 color, 1 gray; any number with a range
     out_channels: int = 3  # channels of the target: 3 color, 1 gray, 2 for colorization
+    input_range: str = ""  # of .npy, 16-bit or float inputs: LOW HIGH, or percentiles like 1% 99%
+    target_range: str = ""  # likewise of targets; default: 8-bit images
     resize: str = "stretch"  # to squares; fit: by the shorter side, keeping the shape; none: not
     load_size: int = 286  # side to which training pairs are resized
     crop_size: int = 256  # side of the random training crop
@@ -84,25 +86,7 @@ class Config:
     keep_epochs: int = 0  # also keep a checkpoint every so many epochs (700 MB each); 0: none
 
     def __post_init__(self):
-        check_types(self)
-        for name, choices in CHOICES.items():
-            self.check(name, getattr(self, name) in choices, f"must be {listed(choices)}")
-        for rule, ((least, greatest), names) in RANGES.items():
-            for name in names.split():
-                self.check(name, least <= getattr(self, name) <= greatest, f"must be {rule}")
-        for name in ("data_root", "mask", "palette"):
-            self.check(name, getattr(self, name), "must be given")
-        for name, holds, rule in RULES:
-            self.check(name, holds(self), rule)
-
-    def check(self, name: str, holds, rule: str) -> None:
-        if not holds:
-            multiple = 2**self.depth
-            near = max(1, round(self.crop_size / multiple)) * multiple
-            channels = " and ".join(map(str, CHANNELS.get(self.task, ())))
-            values = {**vars(self), "multiple": multiple, "near": near, "channels": channels}
-            rule = rule.format(**values, smallest=self.smallest_size)
-            raise UserError(f"{name} is {getattr(self, name)!r}; it {rule}")
+        check_fields(self, CHOICES, RANGES, RULES)
 
     @property
     def smallest_size(self) -> int:
@@ -116,10 +100,7 @@ class Config:
         return Path(self.output or PurePath("runs", name))
 
 
-def listed(choices: tuple) -> str:
-    *others, last = map(str, choices)
-    return f"{', '.join(others)} or {last}"
-
+RANGE_FORM = "must be LOW HIGH, a pair for each channel, or percentiles such as 1% 99%"
 
 CHOICES = {
     "direction": ("AtoB", "BtoA"),
@@ -159,43 +140,68 @@ RANGES = {
 # Channels of input and target, where the task decides them.
 CHANNELS = {"colorization": (1, 2), "style": (3, 3)}
 
-# Rules between fields: a field, whether a configuration obeys the rule, and the rule.
+# Other rules: a field, whether a configuration obeys the rule, and the rule.
 RULES = [
+    ("data_root", lambda c: c.data_root, "must be given"),
+    ("mask", lambda c: c.mask, "must be given"),
+    ("palette", lambda c: c.palette, "must be given"),
     (
         "device",
         lambda c: re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", c.device),
         "must be auto, cpu, cuda, cuda:N or mps",
     ),
+    ("input_range", lambda c: is_range(c.input_range), RANGE_FORM),
+    ("target_range", lambda c: is_range(c.target_range), RANGE_FORM),
+    (
+        "task",
+        lambda c: c.task == "pairs" or not c.input_range + c.target_range,
+        "cannot be combined with an input_range or a target_range",
+    ),
     (
         "in_channels",
         lambda c: CHANNELS.get(c.task) in (None, (c.in_channels, c.out_channels)),
-        "and out_channels must be {channels} for {task}",
+        lambda c: "must be {}, and out_channels {}, for {}".format(*CHANNELS[c.task], c.task),
     ),
-    ("in_channels", lambda c: c.task in CHANNELS or c.in_channels in (1, 3), "must be 1 or 3"),
-    ("out_channels", lambda c: c.task in CHANNELS or c.out_channels in (1, 3), "must be 1 or 3"),
+    (
+        "in_channels",
+        lambda c: c.task in CHANNELS or c.in_channels in (1, 3) or c.input_range,
+        "must be 1 or 3; other numbers need an input_range",
+    ),
+    (
+        "out_channels",
+        lambda c: c.task in CHANNELS or c.out_channels in (1, 3) or c.target_range,
+        "must be 1 or 3; other numbers need a target_range",
+    ),
     (
         "in_channels",
         lambda c: (
             c.task not in ("inpainting", "super_resolution") or c.in_channels == c.out_channels
         ),
-        "must equal out_channels, {out_channels}, for {task}",
+        lambda c: f"must equal out_channels, {c.out_channels}, for {c.task}",
     ),
     (
         "crop_size",
         lambda c: c.task != "super_resolution" or c.crop_size % c.factor == 0,
-        "must be a multiple of factor, {factor}",
+        lambda c: f"must be a multiple of factor, {c.factor}",
     ),
     (
         "crop_size",
         lambda c: c.crop_size % 2**c.depth == 0,
-        "must be a multiple of 2**depth = {multiple}, such as {near}; or choose another depth",
+        lambda c: (
+            f"must be a multiple of 2**depth = {2**c.depth}, such as "
+            f"{max(1, round(c.crop_size / 2**c.depth)) * 2**c.depth}; or choose another depth"
+        ),
     ),
     (
         "crop_size",
         lambda c: c.crop_size >= c.smallest_size,
-        "must be {smallest} or more for SSIM and a receptive_field of {receptive_field}",
+        lambda c: f"must be {c.smallest_size} or more for SSIM and the receptive_field",
     ),
-    ("load_size", lambda c: c.load_size >= c.crop_size, "must be at least crop_size, {crop_size}"),
+    (
+        "load_size",
+        lambda c: c.load_size >= c.crop_size,
+        lambda c: f"must be at least crop_size, {c.crop_size}",
+    ),
     (
         "dropout_layers",
         lambda c: c.dropout_layers == "paper" or c.depth >= 6,
@@ -207,7 +213,11 @@ RULES = [
         "must not be 0 if lambda_l1 is 0: there would be no loss",
     ),
     ("patience", lambda c: not c.patience or c.best_by != "none", "needs best_by"),
-    ("decay_epochs", lambda c: c.decay_epochs <= c.epochs, "must be at most epochs, {epochs}"),
+    (
+        "decay_epochs",
+        lambda c: c.decay_epochs <= c.epochs,
+        lambda c: f"must be at most epochs, {c.epochs}",
+    ),
 ]
 
 # ---- Presets ----------------------------------------------------------------------------------
@@ -257,14 +267,6 @@ PRESETS: dict[str, Config] = {
     "edges": replace(PHOTOS, task="edges", in_channels=1, epochs=100),
     "style": replace(PHOTOS, task="style", epochs=100),
 }
-
-
-def preset_named(name: str) -> Config:
-    """Raises UserError, with the nearest name, if there is none."""
-    if name not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise UserError(f"unknown preset {name!r}{nearest(name, PRESETS)} (known: {known})")
-    return PRESETS[name]
 
 
 def require_data(config: Config) -> None:

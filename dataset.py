@@ -20,21 +20,22 @@ Tasks that make their own pairs (tasks/) read photos from such folders, or from 
 
 from dataclasses import replace
 
-from config import DEFAULT, PRESETS, Config, UserError, preset_named, require_data
+from config import DEFAULT, PRESETS, Config, UserError, require_data
 from engine import cli
 
 
 def parse_arguments(argv=None) -> Config:
     """The configuration whose data are checked. Raises UserError."""
     parser = cli.Parser(__doc__, usage="python dataset.py [PRESET] [--field value ...]")
-    options, fields = cli.parse_preset(parser, PRESETS, DEFAULT, argv)
-    return replace(preset_named(options.preset or DEFAULT), **fields)
+    _, preset, given = cli.parse_preset(parser, PRESETS, DEFAULT, argv)
+    return replace(preset, **given)
 
 
 if __name__ == "__main__":
     cli.early(parse_arguments)  # --help and mistakes answer before the slow imports
 
 import hashlib
+import math
 import os
 import random
 from contextlib import closing, suppress
@@ -49,10 +50,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from engine.arrays import measured, to_unit
 from engine.files import write_text
-from engine.images import read_image, to_tensor
+from engine.images import read_image, resize, to_tensor
 from engine.loading import TrainingOrder, in_threads, load_batches
-from engine.pairs import STAND_INS, Pair, find_pairs, find_photos
+from engine.pairs import STAND_INS, Picture, find_pairs, find_photos, half_of, read_pair, size_of
 from metrics.palettes import find_palette
 from tasks import task_of
 
@@ -63,31 +65,6 @@ class NothingUsableError(UserError):
     def __init__(self, skipped: list[str]):
         super().__init__(f"none of the pairs can be used; the first: {skipped[0]}")
         self.skipped = skipped
-
-
-def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
-    """A and B of a pair, RGB and of equal size. Raises UserError."""
-    if pair.b is None:
-        image = read_image(pair.a)
-        if image.width % 2:
-            raise UserError(
-                f"{pair.a} is {image.width} px wide; two equal halves need an even width"
-            )
-        return half_of(image, "A"), half_of(image, "B")
-    a, b = read_image(pair.a), read_image(pair.b)
-    if a.size != b.size:
-        sizes = ["{}x{}".format(*image.size) for image in (a, b)]
-        raise UserError(f"{pair.a} is {sizes[0]} but {pair.b} is {sizes[1]}; sizes must be equal")
-    return a, b
-
-
-def half_of(image: Image.Image, part: str) -> Image.Image:
-    """The left half A or the right half B of an image, or the whole."""
-    if part == "whole":
-        return image
-    half = image.width // 2
-    left = 0 if part == "A" else half
-    return image.crop((left, 0, left + half, image.height))
 
 
 # ---- The dataset ------------------------------------------------------------------------------
@@ -136,25 +113,26 @@ class PairedDataset(Dataset):
             ],
             additional_targets={"target": "image"},
         )
-        pixels = self.size**2
+        self.ranges = (config.input_range, config.target_range)  # of x and y
+        size = (self.size, self.size)
         with suppress(UserError, IndexError):  # bad or no files are reported by what reads them
-            pixels = self.pixels(*self.open(0)[0].size)
-        needed = min(limit, len(self.pairs)) * pixels * self.task.cached_channels
+            size = self.new_size(*size_of(self.open(0)[0]), warn=self.augmented)
+        values = 4 if any(self.ranges) else 1  # bytes of each
+        needed = min(limit, len(self.pairs)) * math.prod(size) * self.task.cached_channels * values
         self.cached = needed <= config.cache_gb * 1e9
         self.cache = []
         if self.cached or config.bad_files == "skip":
             self.read_all(limit)
 
-    def pixels(self, width: int, height: int) -> int:
-        """The pixels of an image of this size once it is resized. Warns if it loses its shape."""
-        config = self.config
-        if config.resize == "stretch":
-            skewed = max(width, height) > 1.1 * min(width, height) and not self.task.from_photos
-            if skewed and self.augmented:
+    def new_size(self, width: int, height: int, warn: bool = False) -> tuple[int, int]:
+        """The width and height to which an image is resized. Warns if it loses its shape."""
+        if self.config.resize == "stretch":
+            skewed = max(width, height) > 1.1 * min(width, height)
+            if warn and skewed and not self.task.from_photos:
                 print(f"{width}x{height} is stretched to a square; --resize fit keeps its shape")
-            return self.size**2
-        scale = config.load_size / min(width, height) if config.resize == "fit" else 1
-        return round(width * height * scale**2)
+            return self.size, self.size
+        scale = self.config.load_size / min(width, height) if self.config.resize == "fit" else 1
+        return round(width * scale), round(height * scale)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -173,38 +151,42 @@ class PairedDataset(Dataset):
         pair = self.task.pair(to_tensor(x), to_tensor(y), rng)
         return {**pair, "name": self.pairs[index].name}
 
-    def open(self, index: int) -> list[Image.Image]:
+    def open(self, index: int) -> list[Picture]:
         """x and y as in their files; of a task that makes its pairs, the photo alone."""
         if self.task.from_photos:
-            return [half_of(read_image(self.pairs[index].a), self.part)]
-        pair = read_pair(self.pairs[index])
-        return list(pair if self.config.direction == "AtoB" else pair[::-1])
+            return [half_of(read_image(self.pairs[index].a[0]), self.part)]
+        order = 1 if self.config.direction == "AtoB" else -1
+        a, b = self.ranges[::order]
+        return list(read_pair(self.pairs[index], (bool(a), bool(b))))[::order]
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """x and y before crop and flip, uint8 (H, W, C)."""
+        """x and y before crop and flip, (H, W, C): uint8, or of arrays float32 in [-1, 1]."""
         images, config = self.open(index), self.config
         if self.task.from_photos:
             x = self.fit(images[0], self.task.photo_channels)
             y = self.task.target(x)
         else:
-            x = self.fit(images[0], config.in_channels, self.labels and config.direction == "BtoA")
-            y = self.fit(images[1], config.out_channels, self.labels and config.direction == "AtoB")
+            labels = self.labels and config.direction
+            x = self.fit(images[0], config.in_channels, self.ranges[0], labels == "BtoA")
+            y = self.fit(images[1], config.out_channels, self.ranges[1], labels == "AtoB")
         height, width, _ = x.shape
         if self.augmented and min(height, width) < config.crop_size:
             size = f"{width}x{height}, less than crop_size, {config.crop_size}"
-            raise UserError(f"{self.pairs[index].a} is {size}; --resize fit enlarges it")
+            raise UserError(f"{self.pairs[index].a[0]} is {size}; --resize fit enlarges it")
         return x, y
 
-    def fit(self, image: Image.Image, channels: int, nearest: bool = False) -> np.ndarray:
-        """The image with as many channels, resized as config.resize says, (H, W, C)."""
+    def fit(self, image: Picture, channels: int, limits: str = "", nearest: bool = False):
+        """The image with as many channels, resized as config.resize says, as an array."""
+        size = self.new_size(*size_of(image))
+        if isinstance(image, np.ndarray):
+            if image.shape[2] != channels:
+                raise UserError(f"an array has {image.shape[2]} channels, config.py {channels}")
+            tensor = to_tensor(to_unit(image, limits or "0 255"))
+            return resize(tensor, size[::-1]).permute(1, 2, 0).numpy()
         image = image.convert("L" if channels == 1 else "RGB")
         how = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
-        if self.config.resize == "stretch":
-            resize = ImageOps.fit if self.task.from_photos else Image.Image.resize
-            image = resize(image, (self.size, self.size), how)
-        elif self.config.resize == "fit":
-            scale = self.config.load_size / min(image.size)
-            image = image.resize([round(side * scale) for side in image.size], how)
+        squared = self.task.from_photos and self.config.resize == "stretch"
+        image = (ImageOps.fit if squared else Image.Image.resize)(image, size, how)
         return np.asarray(image).reshape(image.height, image.width, channels)
 
     def refuse(self, error: UserError) -> None:
@@ -247,6 +229,24 @@ class PairedDataset(Dataset):
         if self.skipped:
             print(f"{self.split}: {len(self.skipped)} files cannot be used")
         self.pairs = good
+
+
+def with_measured_ranges(config: Config) -> Config:
+    """The configuration with percentiles in its ranges replaced by their values, measured on up to
+    100 training pairs."""
+    ranges = (config.input_range, config.target_range)
+    if "%" not in "".join(ranges):
+        return config
+    order = 1 if config.direction == "AtoB" else -1
+    _, pairs = find_pairs(Path(config.data_root), "train")
+    arrays = [bool(text) for text in ranges[::order]]
+    samples = [read_pair(pair, arrays)[::order] for pair in pairs[:: len(pairs) // 100 + 1]]
+    inputs, targets = zip(*samples, strict=True)
+    return replace(
+        config,
+        input_range=measured(ranges[0], inputs),
+        target_range=measured(ranges[1], targets),
+    )
 
 
 def load_pairs(data: PairedDataset, order: TrainingOrder | None = None) -> DataLoader:

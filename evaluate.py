@@ -75,11 +75,13 @@ from torch import nn
 from tqdm import tqdm
 
 from dataset import PairedDataset, list_skipped, load_pairs
+from engine.arrays import ARRAY_ENDINGS, from_unit, limits, read_array, write_array
 from engine.devices import command_line
 from engine.files import write_text
 from engine.gallery import Gallery
 from engine.hub import is_export
 from engine.images import plan_outputs, read_image, save_image, to_image, to_tensor
+from engine.pairs import size_of
 from metrics.distances import check_inception, distances
 from metrics.images import score
 from metrics.labels import LabelReader, read_classes
@@ -155,6 +157,9 @@ def evaluate_split(
         for kind, image in zip(("input", "output", "target"), images, strict=True):
             save_image(image, folder / kind / f"{name}.png")
         rows[name] = scores.add(output, y)
+        if config.target_range:
+            values = from_unit(output.permute(1, 2, 0).numpy(), config.target_range)
+            write_array(values, folder / "values" / f"{name}.npy")
         gallery.add(name, images, rows[name])
         if reader:
             reader.add(read_classes(x, palette), output, y)
@@ -162,6 +167,9 @@ def evaluate_split(
             grid.append((x, output, y))
 
     means = scores.summary() | (reader.summary() if reader else {})
+    if config.target_range:
+        low, high = limits(config.target_range)
+        means["mae"] = means["l1"] / 2 * float((high - low).mean())
     if inception:
         outputs, targets = ([folder / d / f"{n}.png" for n in rows] for d in ("output", "target"))
         means |= distances(outputs, targets, inception, next(generator.parameters()).device)
@@ -186,6 +194,7 @@ def write_scores(rows: dict[str, dict], summary: dict, folder: Path) -> None:
 # The lines that `report` prints; not every task has every score.
 LINES = (
     "L1 {l1:.4f}   PSNR {psnr:.2f} dB   SSIM {ssim:.4f}",
+    "mean absolute error {mae:.6g} in the units of the targets",
     "sharpness {sharpness:.3f} relative to the targets",
     "labels: per-pixel {pixel_accuracy:.3f}   per-class {class_accuracy:.3f}   "
     "IoU {class_iou:.3f}   ({classes_present} classes present)",
@@ -211,10 +220,13 @@ def report(summary: dict, data_root: str, folder: Path) -> None:
 # ---- Files ------------------------------------------------------------------------------------
 
 
-def hint(image: Image.Image, config: Config) -> str | None:
+def hint(width: int, height: int, config: Config) -> str | None:
     """What may be wrong with an image given as --input."""
-    width, height = image.size
-    if config.task not in ("pairs", "style", "edges"):  # the others rescale it
+    if config.resize == "none" or config.task not in (
+        "pairs",
+        "style",
+        "edges",
+    ):  # the others rescale it
         return None
     if config.task == "pairs" and width == 2 * height:
         return "is twice as wide as tall; if it is a side-by-side pair, give the input alone"
@@ -228,12 +240,13 @@ def hint(image: Image.Image, config: Config) -> str | None:
 
 def translate_files(generator: nn.Module, plan: dict[Path, Path], options: Namespace) -> list[str]:
     """Translates each file of a plan. Returns what is wrong with those that were left out."""
+    config = generator.config
     mask = read_image(Path(options.mask)) if options.mask else None
     skipped, advised = [], False
     for file, result in tqdm(plan.items(), "translating", unit="image"):
         try:
-            image = read_image(file)
-            advice = hint(image, generator.config)
+            image = (read_array if config.input_range else read_image)(file)
+            advice = hint(*size_of(image), config)
             if advice and not advised and not options.tile:
                 tqdm.write(f"{file} {advice}", file=sys.stderr)
                 advised = True  # once is enough
@@ -245,11 +258,11 @@ def translate_files(generator: nn.Module, plan: dict[Path, Path], options: Names
                 generator, image, options.seed, not options.no_dropout, mask, options.tile
             )
         except UserError as error:
-            if generator.config.bad_files == "stop":
+            if config.bad_files == "stop":
                 raise
             skipped.append(f"{file}: {error}" if str(file) not in str(error) else str(error))
         else:
-            save_image(image, result)
+            (write_array if config.target_range else save_image)(image, result)
     if len(skipped) == len(plan):
         raise UserError(f"none of the images can be translated; the first: {skipped[0]}")
     return skipped
@@ -275,9 +288,9 @@ def main(argv=None) -> int:
 
     if options.input is not None:
         output = Path(options.output) if options.output else folder / "translated"
-        plan = plan_outputs(
-            Path(options.input), output, [Path(options.mask)] if options.mask else []
-        )
+        masks = [Path(options.mask)] if options.mask else []
+        endings = ARRAY_ENDINGS if generator.config.target_range else (".png",)
+        plan = plan_outputs(Path(options.input), output, masks, endings)
         skipped = translate_files(generator, plan, options)
         done = (
             [next(iter(plan.values()))]

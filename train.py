@@ -11,19 +11,9 @@ config.py holds every hyperparameter.
 
 from argparse import Namespace
 from dataclasses import asdict, fields, replace
-from itertools import chain, count
 from pathlib import Path
 
-from config import (
-    DEFAULT,
-    PRESETS,
-    Config,
-    UserError,
-    config_from_dict,
-    preset_named,
-    require_data,
-    resumed,
-)
+from config import DEFAULT, PRESETS, Config, UserError, config_from_dict, require_data, resumed
 from engine import cli
 
 
@@ -32,21 +22,15 @@ def parse_arguments(argv=None) -> Namespace:
     UserError."""
     parser = cli.Parser(__doc__, usage="python train.py [PRESET] [--field value ...]")
     parser.add_argument("--resume", metavar="RUN", help="resume the run in this folder")
-    options, given = cli.parse_preset(parser, PRESETS, DEFAULT, argv)
+    options, preset, given = cli.parse_preset(parser, PRESETS, DEFAULT, argv)
     config = None
     if options.resume is None:
-        config = replace(preset_named(options.preset or DEFAULT), **given)
-        if "output" not in given and config.folder != (folder := free_folder(config.folder)):
+        config = replace(preset, **given)
+        if "output" not in given and config.folder != (folder := cli.free_folder(config.folder)):
             config = replace(config, output=str(folder))
     elif options.preset or not options.resume:
         raise UserError("--resume takes a run folder, and no preset")
     return Namespace(resume=options.resume, fields=given, config=config)
-
-
-def free_folder(folder: Path) -> Path:
-    """The folder, or if it holds a run the next free one: runs/demo_2, runs/demo_3 ..."""
-    numbered = (folder.with_name(f"{folder.name}_{number}") for number in count(2))
-    return next(f for f in chain([folder], numbered) if not any(f.glob("checkpoints/*.pt")))
 
 
 def describe(options: Namespace) -> None:
@@ -72,7 +56,7 @@ from torch.optim import Adam
 
 import utils
 from data.make_demo import DEMO_ROOT, make_demo
-from dataset import PairedDataset, list_skipped, load_pairs
+from dataset import PairedDataset, list_skipped, load_pairs, with_measured_ranges
 from discriminator import PatchDiscriminator
 from engine import fast
 from engine.devices import device_of
@@ -224,13 +208,10 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
     """Trains to the end of `config.epochs`, from the start or from a checkpoint. Returns the exit
     code: 0, or 128 + the number of the signal that stopped it. Raises UserError."""
     with Processes(device_of(config.device)) as processes:
-        config = settle(config, processes)
+        config = with_measured_ranges(settle(config, processes))
         data = PairedDataset(config, "train")
-        print(f"{len(data)} training pairs")
-        validation = None  # only the first process validates
-        if processes.first:
-            validation = PairedDataset(config, "val")
-            print(f"{len(validation)} validation pairs")
+        validation = PairedDataset(config, "val") if processes.first else None
+        print(f"{len(data)} training pairs, {len(validation or data)} validation pairs")
         fresh = replace(config, init="") if checkpoint else config
         model = prepare(build_model(fresh, processes.device), config)
         processes.draw_own_noise(config.seed)

@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from config import Config, UserError, config_from_dict
 from discriminator import PatchDiscriminator
 from engine import hub, port
+from engine.arrays import from_unit, to_unit
 from engine.devices import choose_device, own_randomness
-from engine.files import damage, replacing, tensors_of
-from engine.images import image_grid, in_tiles, to_image, to_mode, to_tensor
+from engine.files import DamagedError, damage, load_tensors, replacing
+from engine.images import image_grid, in_tiles, on_squares, to_image, to_mode, to_tensor
 from generator import EncoderDecoderGenerator, UNetGenerator
 from tasks import task_of
 
@@ -180,24 +181,32 @@ def generate_any_size(generator: nn.Module, x: Tensor, seed: int = 0, noise: boo
 
 def translate(
     generator: nn.Module,
-    image: Image.Image,
+    image: Image.Image | np.ndarray,
     seed: int = 0,
     noise: bool = True,
     mask: Image.Image | None = None,
     tile: int = 0,
-) -> Image.Image:
+) -> Image.Image | np.ndarray:
     """Translates an image of any size and mode into one of the same size; a super_resolution
     generator enlarges it. The noise is dropout, which is part of the method and stays on after
     `.eval()`: another `seed` draws another, `noise=False` turns it off. For inpainting, `mask` is
     an image of the same size, white where it is to be filled. With `tile`, in px, the network sees
     overlapping tiles of that side, one at a time: memory then does not grow with the image, but
-    norms use the statistics of each tile, so colors can differ between tiles. Raises UserError on a
-    mask that does not fit."""
+    norms use the statistics of each tile, so colors can differ between tiles. With an input_range,
+    `image` is an array (H, W, C) in its units; with a target_range, so is the result. Raises
+    UserError on an array or a mask that does not fit."""
     task = task_of(generator.config)
-    x = to_tensor(np.asarray(to_mode(image, task.channels)))
+    config = generator.config
+    if config.input_range:
+        if image.shape[2:] != (config.in_channels,):
+            size = f"(H, W, {config.in_channels})"
+            raise UserError(f"the array has the shape {image.shape}; it must be {size}")
+        x = to_tensor(to_unit(image, config.input_range))
+    else:
+        x = to_tensor(np.asarray(to_mode(image, task.channels)))
     if mask is not None:
-        if generator.config.task != "inpainting":
-            raise UserError(f"a mask is for inpainting; this run's task is {generator.config.task}")
+        if config.task != "inpainting":
+            raise UserError(f"a mask is for inpainting; this run's task is {config.task}")
         mask = to_tensor(np.asarray(to_mode(mask, channels=1))) > 0
         if mask.shape[1:] != x.shape[1:]:
             sizes = [f"{size.shape[2]}x{size.shape[1]}" for size in (mask, x)]
@@ -205,21 +214,21 @@ def translate(
     run = partial(generate_any_size, generator, seed=seed, noise=noise)
     if tile or task.tile:
         run = partial(in_tiles, run, side=tile or task.tile)
-    return to_image(task.translate(x, run, mask))
+    y = task.translate(x, run, mask)
+    if config.target_range:
+        return from_unit(y.permute(1, 2, 0).numpy(), config.target_range)
+    return to_image(y)
 
 
 def sample_grid(groups: list[tuple[Tensor, ...]], across: int = 1) -> Image.Image:
     """Draws groups of images, such as input | output | target, `across` groups in a row. Each image
-    is (C, H, W) in [-1, 1], C 1 or 3; all have one size."""
-    rows = [groups[i : i + across] for i in range(0, len(groups), across)]
-    return image_grid([[image for group in row for image in group] for row in rows])
+    is (C, H, W) in [-1, 1]."""
+    images = on_squares([image for group in groups for image in group])
+    columns = across * len(groups[0])
+    return image_grid([images[i : i + columns] for i in range(0, len(images), columns)])
 
 
 # ---- Checkpoints ------------------------------------------------------------------------------
-
-
-class DamagedError(UserError):
-    """A checkpoint that is incomplete or was changed after it was written."""
 
 
 def save_checkpoint(path: Path, config: Config, **state) -> None:
@@ -288,26 +297,14 @@ def read_checkpoint(path: Path) -> dict:
     """Reads a checkpoint file without running code from it. Raises DamagedError or UserError."""
     if path.suffix == ".pth":
         return read_port(path)
-    reason = damage(path)
-    if reason:
-        raise DamagedError(f"{path} cannot be read as a checkpoint: {reason}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises nearly anything on a bad file
-        reason = str(error).partition(". ")[0] or type(error).__name__
-        raise DamagedError(f"{path} cannot be read as a checkpoint: {reason}") from error
-    kinds = {"format": int, "config": dict, "generator": dict, "step": int}
-    values = checkpoint if isinstance(checkpoint, dict) else {}
+    values = load_tensors(path)
     version = values.get("format")
     if type(version) is int and version > CHECKPOINT_FORMAT:
         newest = f"this version reads up to {CHECKPOINT_FORMAT}; update the code"
         raise UserError(f"{path} has checkpoint format {version}, {newest}")
+    kinds = {"format": int, "config": dict, "generator": dict, "step": int}
     known = all(isinstance(values.get(name), kind) for name, kind in kinds.items())
-    tensors = list(tensors_of(values))
-    plain = not any(tensor.is_meta or tensor.layout != torch.strided for tensor in tensors)
-    # A small file can declare tensors of any size, all views of one value.
-    fits = plain and sum(tensor.nbytes for tensor in tensors) <= path.stat().st_size
-    if not (known and fits and version >= 1 and 0 <= values["step"] < 2**63):
+    if not (known and version >= 1 and 0 <= values["step"] < 2**63):
         raise UserError(f"{path} is not a checkpoint of this project")
     for name in ("generator", "average", "discriminator"):
         if isinstance(values.get(name), dict):

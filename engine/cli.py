@@ -13,10 +13,13 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
+import math
 import os
 import re
 import signal
 import sys
+from itertools import chain, count
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -127,8 +130,8 @@ def add_fields(parser: argparse.ArgumentParser, defaults, title: str) -> None:
 
 def parse_preset(parser: Parser, presets: dict, default: str, argv=None):
     """Parses `[PRESET] [--field value ...]` besides the options that `parser` already has. Returns
-    the parsed options, with `.preset` the name given or None, and the given fields of the presets'
-    dataclass. Raises UserError."""
+    the parsed options, with `.preset` the name given or None, the preset, and the given fields.
+    Raises UserError."""
     known = ", ".join(presets)
     parser.add_argument("preset", nargs="?", metavar="PRESET", help=f"{known} (default: {default})")
     words = sys.argv[1:] if argv is None else list(argv)
@@ -136,8 +139,53 @@ def parse_preset(parser: Parser, presets: dict, default: str, argv=None):
     fields = dataclasses.fields(presets[shown])
     add_fields(parser, presets[shown], f"fields of config.py, with the defaults of {shown}")
     options = parser.parse_args(words)
+    name = options.preset or default
+    if name not in presets:
+        raise UserError(f"unknown preset {name!r}{nearest(name, presets)} (known: {known})")
     given = {f.name: options.__dict__.pop(f.name) for f in fields if f.name in options}
-    return options, given
+    return options, presets[name], given
+
+
+def free_folder(folder: Path) -> Path:
+    """The folder, or if it holds a run the next free one: runs/demo_2, runs/demo_3 ..."""
+    numbered = (folder.with_name(f"{folder.name}_{number}") for number in count(2))
+    return next(f for f in chain([folder], numbered) if not any(f.glob("checkpoints/*.pt")))
+
+
+# ---- Values -----------------------------------------------------------------------------------
+
+
+def check_fields(values, choices: dict, ranges: dict, rules: list) -> None:
+    """Raises UserError, naming a field and the rule, unless a dataclass instance obeys all rules:
+    annotated types; fields and their choices; texts with the least and the greatest value of some
+    fields; and fields with a predicate of the instance and a text, or a function that makes it."""
+
+    def check(name: str, holds, rule) -> None:
+        if not holds:
+            text = rule(values) if callable(rule) else rule
+            raise UserError(f"{name} is {getattr(values, name)!r}; it {text}")
+
+    check_types(values)
+    for name, allowed in choices.items():
+        *others, last = map(str, allowed)
+        check(name, getattr(values, name) in allowed, f"must be {', '.join(others)} or {last}")
+    for rule, ((least, greatest), names) in ranges.items():
+        for name in names.split():
+            check(name, least <= getattr(values, name) <= greatest, f"must be {rule}")
+    for name, holds, rule in rules:
+        check(name, holds(values), rule)
+
+
+def is_range(text: str) -> bool:
+    """Whether a text is LOW HIGH, several such pairs, or percentiles such as 1% 99%; or empty."""
+    words = text.split()
+    try:
+        numbers = [float(word.removesuffix("%")) for word in words]
+        ordered = [low < high for low, high in zip(numbers[::2], numbers[1::2], strict=True)]
+    except ValueError:
+        return False
+    whole = "%" not in text or (len(words) == text.count("%") == 2)
+    return whole and all(ordered) and all(map(math.isfinite, numbers))
 
 
 def check_types(values) -> None:

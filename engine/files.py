@@ -6,6 +6,7 @@ import os
 import zipfile
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from engine.cli import UserError
@@ -76,6 +77,30 @@ def damage(path: Path) -> str | None:
     except Exception as error:  # zipfile raises nearly anything on a damaged file
         return str(error) or type(error).__name__
     return f"its part {broken!r} does not match its checksum" if broken else None
+
+
+class DamagedError(UserError):
+    """A file that is incomplete or was changed after it was written."""
+
+
+def load_tensors(path: Path) -> dict:
+    """Reads a dict that torch.save wrote, on the CPU, without running code from it. Raises
+    DamagedError, or UserError if it is none or declares more tensors than it holds."""
+    reason = damage(path)
+    if reason:
+        raise DamagedError(f"{path} cannot be read as a checkpoint: {reason}")
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises nearly anything on a bad file
+        reason = str(error).partition(". ")[0] or type(error).__name__
+        raise DamagedError(f"{path} cannot be read as a checkpoint: {reason}") from error
+    tensors = list(tensors_of(values))
+    plain = not any(tensor.is_meta or tensor.layout != torch.strided for tensor in tensors)
+    # A small file can declare tensors of any size, all views of one value.
+    fits = plain and sum(tensor.nbytes for tensor in tensors) <= path.stat().st_size
+    if not isinstance(values, dict) or not fits:
+        raise UserError(f"{path} is not a checkpoint of this project")
+    return values
 
 
 def tensors_of(state):

@@ -4,6 +4,7 @@ A tensor image is (C, H, W), floats in [-1, 1].
 """
 
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from engine.cli import UserError
 from engine.files import replacing
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy")
 
 # Pillow reads many more, some by starting other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
@@ -96,16 +97,19 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def plan_outputs(source: Path, output: Path, others: Sequence[Path] = ()) -> dict[Path, Path]:
-    """Where the translation of each image of `source` goes: a PNG of its name, in the same folders.
-    Images in an `output` within the source, earlier results, are left out. Raises UserError if
-    there are none, or if one of them or the `others` would be overwritten."""
+def plan_outputs(
+    source: Path, output: Path, others: Sequence[Path] = (), endings: Sequence[str] = (".png",)
+) -> dict[Path, Path]:
+    """Where the translation of each image of `source` goes: a file of its name in the same folders
+    with the first of the `endings`; of one image, a file with any of them. Images in an `output`
+    within the source, earlier results, are left out. Raises UserError if there are none, or if one
+    of them or the `others` would be overwritten."""
     if not source.exists():
         raise UserError(f"image or folder {source} does not exist")
     if not source.is_dir():
-        if output.suffix not in ("", ".png"):
-            raise UserError(f"--output {output} is neither a folder nor a .png")
-        plan = {source: output if output.suffix else output / f"{source.stem}.png"}
+        if output.suffix not in ("", *endings):
+            raise UserError(f"--output {output} is neither a folder nor a {', '.join(endings)}")
+        plan = {source: output if output.suffix else output / f"{source.stem}{endings[0]}"}
     elif output.resolve() == source.resolve():
         raise UserError(f"--output is the folder of the inputs, {source}; they would be lost")
     else:
@@ -117,7 +121,9 @@ def plan_outputs(source: Path, output: Path, others: Sequence[Path] = ()) -> dic
         # 1.jpg and 1.png keep their endings; file systems may not distinguish A.png and a.png.
         if len({str(name).casefold() for name in names}) < len(names):
             names = [file.relative_to(source) for file in files]
-        plan = {file: output / f"{name}.png" for file, name in zip(files, names, strict=True)}
+        plan = {
+            file: output / f"{name}{endings[0]}" for file, name in zip(files, names, strict=True)
+        }
 
     sources = {file.resolve() for file in (*plan, *others)}
     for file, result in plan.items():
@@ -130,11 +136,12 @@ def plan_outputs(source: Path, output: Path, others: Sequence[Path] = ()) -> dic
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
-    """uint8 pixels (H, W, C) or (H, W) -> (C, H, W) in [-1, 1]."""
+    """Pixels (H, W, C) or (H, W) -> (C, H, W) in [-1, 1]. Floats are already in that range."""
     # In NumPy, on one thread: torch's threads would wait for each other on shared cores.
     values = np.array(np.atleast_3d(pixels).transpose(2, 0, 1), np.float32, order="C")
-    values /= 127.5
-    values -= 1
+    if pixels.dtype == np.uint8:
+        values /= 127.5
+        values -= 1
     return torch.from_numpy(values)
 
 
@@ -143,9 +150,15 @@ def eight_bits(image: Tensor) -> Tensor:
     return ((image.float() + 1) * 127.5).round().clamp(0, 255)
 
 
+def shown(image: Tensor) -> Tensor:
+    """The channels of (C, H, W) that are shown: 1 or 3 as they are, else the first 3, or of 2 the
+    first."""
+    return image if len(image) in (1, 3) else image[: 3 if len(image) > 3 else 1]
+
+
 def to_image(image: Tensor) -> Image.Image:
     """(C, H, W) in [-1, 1], C 1 or 3 -> a PIL image in mode L or RGB."""
-    pixels = eight_bits(image.cpu()).to(torch.uint8)
+    pixels = eight_bits(shown(image).cpu()).to(torch.uint8)
     return Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())
 
 
@@ -195,20 +208,42 @@ GAP = 4  # px around each image of a grid
 
 def image_grid(rows: list[list[Tensor | Image.Image]], titles: list[str] = ()) -> Image.Image:
     """Draws rows of images of one size on white, with a title above each column. Images are tensors
-    (C, H, W) in [-1, 1], C 1 or 3, or PIL images in mode L or RGB."""
+    (C, H, W) in [-1, 1], or PIL images in mode L or RGB."""
     from torchvision.utils import make_grid  # its import takes a second
 
     images = [image for row in rows for image in row]
     for i, image in enumerate(images):
         tensor = image if isinstance(image, Tensor) else to_tensor(np.asarray(image))
-        images[i] = tensor.cpu().float().expand(3, -1, -1)
+        images[i] = shown(tensor.cpu().float()).expand(3, -1, -1)
     grid = to_image(make_grid(images, nrow=len(rows[0]), padding=GAP, pad_value=1.0))
     if not titles:
         return grid
-    titled = Image.new("RGB", (grid.width, grid.height + 24), "white")
-    titled.paste(grid, (0, 24))
-    draw, font = ImageDraw.Draw(titled), ImageFont.load_default(size=14)
-    for column, title in enumerate(titles):
-        center = GAP / 2 + (column + 0.5) * (images[0].shape[-1] + GAP)
-        draw.text((center, 12), title, "black", font, anchor="mm")
+    pitch = images[0].shape[-1] + GAP
+    font = ImageFont.load_default(size=14)
+    lines = [textwrap.wrap(title, max(pitch // 8, 6)) for title in titles]  # a letter: 8 px
+    top = 8 + 16 * max(map(len, lines))
+    titled = Image.new("RGB", (grid.width, grid.height + top), "white")
+    titled.paste(grid, (0, top))
+    draw = ImageDraw.Draw(titled)
+    for column, words in enumerate(lines):
+        place = (GAP / 2 + (column + 0.5) * pitch, top / 2)
+        draw.text(place, "\n".join(words), "black", font, anchor="mm", align="center", spacing=2)
     return titled
+
+
+def on_squares(images: list[Tensor], largest: int = 512) -> list[Tensor]:
+    """Centers images on white squares of one size; squares of one size stay as they are."""
+    sides = {side for image in images for side in image.shape[-2:]}
+    if len(sides) == 1:
+        return images
+    return [on_square(image, min(largest, max(sides))) for image in images]
+
+
+def on_square(image: Tensor, side: int) -> Tensor:
+    """Centers an image on a white square, reduced if it is larger."""
+    scale = min(1, side / max(image.shape[-2:]))
+    image = resize(image, [round(length * scale) for length in image.shape[-2:]])
+    top, left = ((side - length) // 2 for length in image.shape[-2:])
+    square = image.new_ones(len(image), side, side)
+    square[:, top : top + image.shape[-2], left : left + image.shape[-1]] = image
+    return square

@@ -4,19 +4,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from PIL import Image
+
+from engine.arrays import read_array
 from engine.cli import UserError
-from engine.images import find_images, is_image, natural_order
+from engine.images import find_images, is_image, natural_order, read_image
+
+Picture = Image.Image | np.ndarray
 
 # What replaces a split that a dataset lacks, in order of preference.
 STAND_INS = {"train": (), "val": ("test", "train"), "test": ("val", "train")}
 
 
 class Pair(NamedTuple):
-    """A side-by-side file or a photo (`b` is None), or a file for each image."""
+    """The files of A and of B, several if their channels are stacked; none of B if that of A holds
+    both, side by side, or is a photo."""
 
     name: str
-    a: Path
-    b: Path | None
+    a: tuple[Path, ...]
+    b: tuple[Path, ...] = ()
 
 
 def stop(error: UserError) -> None:
@@ -43,8 +50,8 @@ def find_pairs(
     Raises UserError if there is nothing to use."""
     if not root.is_dir():
         raise UserError(f"data_root {root} does not exist (python -m data.download fetches some)")
-    two_folders = (root / "A").is_dir() and (root / "B").is_dir()
-    base = root / "A" if two_folders else root
+    folders = {side: folders_of(root, side) for side in "AB"}
+    base = folders["A"][0] if all(folders.values()) else root
     used = next((name for name in (split, *STAND_INS[split]) if (base / name).is_dir()), None)
     if used is None:
         raise UserError(
@@ -54,14 +61,28 @@ def find_pairs(
     if used != split:
         print(f"{base} has no split {split!r}; using {used!r}")
 
-    if not two_folders:
+    if base == root:
         files = by_stem(find_images(base / used), refuse)
-        return used, [Pair(stem, file, None) for stem, file in files.items()]
-    a, b = (by_stem(find_images(root / side / used), refuse) for side in "AB")
-    for files, others, side in ((a, b, "B"), (b, a, "A")):
-        for file in [file for stem, file in files.items() if stem not in others]:
-            refuse(UserError(f"{file} has no partner of that name in {root / side / used}"))
-    return used, [Pair(stem, file, b[stem]) for stem, file in a.items() if stem in b]
+        return used, [Pair(stem, (file,)) for stem, file in files.items()]
+    found = {
+        folder: by_stem(find_images(folder / used), refuse)
+        for folder in (*folders["A"], *folders["B"])
+    }
+    everywhere = set.intersection(*(set(files) for files in found.values()))
+    for files in found.values():
+        for file in [file for stem, file in files.items() if stem not in everywhere]:
+            lacking = next(other for other in found if file.stem not in found[other])
+            refuse(UserError(f"{file} has no partner of that name in {lacking / used}"))
+    sides = [[found[folder] for folder in folders[side]] for side in "AB"]
+    names = [stem for stem in found[base] if stem in everywhere]
+    return used, [Pair(s, *(tuple(files[s] for files in side) for side in sides)) for s in names]
+
+
+def folders_of(root: Path, side: str) -> list[Path]:
+    """The folder A, or folders A1, A2 ... of inputs whose channels are stacked; B likewise."""
+    if (root / side).is_dir():
+        return [root / side]
+    return sorted(filter(Path.is_dir, root.glob(f"{side}[1-9]*")), key=natural_order)
 
 
 def find_photos(
@@ -77,4 +98,53 @@ def find_photos(
     else:
         aside = {8: "val", 9: "test"}
         files = [file for i, file in enumerate(files) if aside.get(i % 10, "train") == split]
-    return split, [Pair(stem, file, None) for stem, file in by_stem(files, refuse).items()]
+    return split, [Pair(stem, (file,)) for stem, file in by_stem(files, refuse).items()]
+
+
+# ---- Reading ----------------------------------------------------------------------------------
+
+
+def read_pair(pair: Pair, arrays: tuple[bool, bool] = (False, False)) -> tuple[Picture, Picture]:
+    """A and B of a pair, of equal size: RGB images, or where asked arrays of the values in their
+    files. Raises UserError."""
+    if pair.b:
+        a, b = (read_side(files, array) for files, array in zip(pair[1:], arrays, strict=True))
+        if size_of(a) != size_of(b):
+            sizes = ["{}x{}".format(*size_of(image)) for image in (a, b)]
+            other = f"{pair.b[0]} is {sizes[1]}; sizes must be equal"
+            raise UserError(f"{pair.a[0]} is {sizes[0]} but {other}")
+        return a, b
+    image = read_side(pair.a, any(arrays))
+    width, _ = size_of(image)
+    if width % 2:
+        raise UserError(f"{pair.a[0]} is {width} px wide; two equal halves need an even width")
+    return half_of(image, "A"), half_of(image, "B")
+
+
+def read_side(files: tuple[Path, ...], array: bool) -> Picture:
+    if array:
+        return stack([read_array(file) for file in files], files)
+    if len(files) > 1:
+        raise UserError(f"{files[0]} and others are stacked, for which they need an input_range")
+    return read_image(files[0])
+
+
+def stack(arrays: list[np.ndarray], files: tuple[Path, ...]) -> np.ndarray:
+    """Joins the channels of arrays of one size."""
+    if len({array.shape[:2] for array in arrays}) > 1:
+        raise UserError(f"{files[0]} does not have the size of {', '.join(map(str, files[1:]))}")
+    return np.concatenate(arrays, axis=2)
+
+
+def size_of(image: Picture) -> tuple[int, int]:
+    """Width and height."""
+    return image.size if isinstance(image, Image.Image) else image.shape[1::-1]
+
+
+def half_of(image: Picture, part: str) -> Picture:
+    """The left half A or the right half B of an image, or the whole."""
+    width, height = size_of(image)
+    left, right = {"A": (0, width // 2), "B": (width // 2, width // 2 * 2)}.get(part, (0, width))
+    if isinstance(image, np.ndarray):
+        return image[:, left:right]
+    return image.crop((left, 0, right, height))

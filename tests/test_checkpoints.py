@@ -27,10 +27,9 @@ import evaluate
 import train
 from config import Config
 from engine.cli import UserError
-from engine.files import damage
+from engine.files import DamagedError, damage
 from utils import (
     CHECKPOINT_FORMAT,
-    DamagedError,
     build_generator,
     load_checkpoint,
     load_generator,

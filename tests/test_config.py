@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from config import DEFAULT, PRESETS, Config, config_from_dict, preset_named, resumed
+from config import DEFAULT, PRESETS, Config, config_from_dict, resumed
 from engine.cli import UserError
 from train import parse_arguments
 
@@ -143,7 +143,7 @@ def test_the_folder_of_a_run_is_named_after_its_data_or_its_task():
 
 def test_unknown_presets_get_a_hint():
     with pytest.raises(UserError, match="unknown preset 'mops'; did you mean 'maps'"):
-        preset_named("mops")
+        parse_arguments(["mops"])
 
 
 def test_a_saved_configuration_is_read_back():

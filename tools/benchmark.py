@@ -14,7 +14,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from config import PRESETS, Config, preset_named
+from config import PRESETS, Config
 from engine import cli
 from engine.cli import UserError
 
@@ -26,13 +26,13 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--port", metavar="DIR", help="a checkout of pytorch-CycleGAN-and-pix2pix; 128 or 256 px")
     add("--turns", type=int, default=3, help="turns of each variant (default: 3)", metavar="N")
     add("--json", metavar="FILE", help="also write the results there")
-    options, fields = cli.parse_preset(parser, PRESETS, "facades", argv)
+    options, preset, fields = cli.parse_preset(parser, PRESETS, "facades", argv)
     if options.turns < 1:
         raise UserError(f"--turns is {options.turns}; it must be 1 or more")
     if options.port and not Path(options.port, "models", "networks.py").is_file():
         raise UserError(f"--port {options.port} holds no models/networks.py")
     fields = {"data_root": PRESETS["demo"].data_root, **fields}  # for the loading part
-    config = replace(preset_named(options.preset or "facades"), **fields)
+    config = replace(preset, **fields)
     sizes = [config.batch_size] if "batch_size" in fields else [1, 8]
     options.configs = [replace(config, batch_size=size) for size in sizes]
     return options

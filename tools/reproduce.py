@@ -21,7 +21,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from config import CHANGEABLE, DEFAULT, PRESETS, Config, config_from_dict, preset_named
+from config import CHANGEABLE, DEFAULT, PRESETS, Config, config_from_dict
 from engine import cli
 from engine.cli import UserError
 
@@ -76,12 +76,12 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("table", choices=tables(), help=", ".join(tables()), metavar="TABLE")
     add("--seeds", type=int, nargs="+", default=[0], help="default: 0", metavar="N")
     add("--scorer", metavar="RUN", help="label reader of generated photos (default: trains one)")
-    options, fields = cli.parse_preset(parser, PRESETS, DEFAULT, argv)
+    options, preset, fields = cli.parse_preset(parser, PRESETS, DEFAULT, argv)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("tools.reproduce runs in one process; torchrun is for train.py")
     if options.table == "table2" and options.preset == "cityscapes":
         fields = {"batch_size": 10, **fields}  # as in the paper's comparison
-    base = replace(preset_named(options.preset or DEFAULT), **fields)
+    base = replace(preset, **fields)
     options.title, options.rows = tables(base.epochs)[options.table]
     compared = {"seed"}.union(*(changes for _, changes, _ in options.rows))
     for name in compared & fields.keys():

@@ -15,9 +15,9 @@ from PIL import Image
 import train
 from config import Config
 from data.combine import combine, main
-from dataset import PairedDataset, read_pair
+from dataset import PairedDataset
 from engine.cli import UserError
-from engine.pairs import find_pairs
+from engine.pairs import find_pairs, read_pair
 
 DRAW = np.random.default_rng(0)
 

@@ -17,9 +17,10 @@ import evaluate
 import train
 from config import PRESETS, Config
 from data.make_demo import make_demo
-from dataset import PairedDataset, read_pair
+from dataset import PairedDataset
 from engine.cli import UserError
 from engine.images import to_tensor
+from engine.pairs import read_pair
 from evaluate import evaluate_split, label_reader
 from generator import UNetGenerator
 from metrics.labels import read_classes

@@ -1,0 +1,87 @@
+"""Images of other values than 8-bit colors, with any number of channels: .npy, 16-bit, float.
+
+An array is (H, W, C), float32, in the units of its file. A range maps it to [-1, 1]: "LOW HIGH",
+for all channels, or a pair for each; values outside are clipped. With percent signs, such as
+"1% 99%", the two are percentiles, measured over the training set, channel by channel.
+"""
+
+import io
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from engine.cli import UserError
+from engine.files import replacing
+from engine.images import MAX_PIXELS
+
+ARRAY_ENDINGS = (".npy", ".tif", ".png")
+
+PERCENT = re.compile(r"\s*([\d.]+)%\s+([\d.]+)%\s*")
+
+
+def limits(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """The low and the high ends of a range, float32: (1,), or (C,)."""
+    numbers = np.array(text.split(), np.float32)
+    return numbers[::2], numbers[1::2]
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Reads a .npy file, (H, W) or (H, W, C), or an image file with all its bits. Raises UserError
+    naming the file."""
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".npy":
+            array = np.load(io.BytesIO(content), allow_pickle=False)
+        else:
+            array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+            if array is None:
+                raise ValueError("it is not an image")
+            if array.ndim == 3:
+                array = array[:, :, [2, 1, 0, *range(3, array.shape[2])]]  # OpenCV has BGR
+        array = np.atleast_3d(array)
+        if array.ndim != 3 or array.shape[0] * array.shape[1] > MAX_PIXELS or not array.size:
+            raise ValueError(f"its shape is {array.shape}, not (H, W) or (H, W, C)")
+        array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise ValueError("some of its values are not finite")
+    except Exception as error:  # NumPy's and OpenCV's readers raise nearly anything
+        raise UserError(f"{path} cannot be read as an array: {error}") from error
+    return array
+
+
+def write_array(array: np.ndarray, path: Path) -> None:
+    """Writes an array as .npy or .tif, float32, or as a 16-bit .png, rounded."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        if path.suffix == ".npy":
+            np.save(file, array)
+            return
+        if path.suffix == ".png":
+            array = array.round().clip(0, 65535).astype(np.uint16)
+        if array.shape[2] not in (1, 3):
+            raise UserError(f"{path} cannot hold {array.shape[2]} channels; .npy can")
+        _, content = cv2.imencode(path.suffix, array[:, :, ::-1])
+        file.write(content.tobytes())
+
+
+def to_unit(array: np.ndarray, text: str) -> np.ndarray:
+    """Maps the values of a range to [-1, 1]; clips others."""
+    low, high = limits(text)
+    return ((array - low) / (high - low) * 2 - 1).clip(-1, 1)
+
+
+def from_unit(array: np.ndarray, text: str) -> np.ndarray:
+    """The inverse of `to_unit`."""
+    low, high = limits(text)
+    return (array + 1) / 2 * (high - low) + low
+
+
+def measured(text: str, arrays) -> str:
+    """A range whose percentiles are those of the arrays; other ranges as they are."""
+    found = PERCENT.fullmatch(text)
+    if not found:
+        return text
+    values = np.concatenate([array.reshape(-1, array.shape[2]) for array in arrays])
+    ends = np.percentile(values, [float(found[1]), float(found[2])], axis=0)
+    return " ".join(f"{value:.7g}" for value in ends.T.flatten())
