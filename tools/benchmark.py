@@ -7,7 +7,7 @@
 
 The variants take turns, each time in a new process, and the median counts. The textbook step is
 train.py's without engine/fast.py: eager, fp32, PyTorch's own Adam. The floor is its FLOPs at the
-rate of a large matrix product, and Adam's bytes at the rate of a copy.
+rate of a large matrix product, and Adam's bytes at that of a copy. Pairs loaded: the demo's.
 """
 
 import argparse
@@ -103,9 +103,9 @@ def compare(config: Config, port: str | None, turns: int) -> dict[str, list]:
         variants["the port, fp32"] = (fp32, port)
     measured = {name: [] for name in variants}
     for _ in tqdm(range(turns), f"batch {config.batch_size}", leave=False):
-        for name, words in variants.items():
+        for name, arguments in variants.items():
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                measured[name].append(process.submit(time_steps, *words).result())
+                measured[name].append(process.submit(time_steps, *arguments).result())
     return measured
 
 
@@ -153,7 +153,7 @@ def count_work(config: Config) -> tuple[int, int]:
     model = build_model(config, device)
     with FlopCounterMode(display=False) as counter:
         train_step(model, *random_batch(config, device), config)
-    weights = sum(p.numel() for network in model[:2] for p in network.parameters())
+    weights = sum(p.numel() for network in filter(None, model[:2]) for p in network.parameters())
     # Adam reads weight, gradient and both moments, and writes all but the gradient.
     return counter.get_total_flops(), 7 * 4 * weights
 

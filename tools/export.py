@@ -154,8 +154,7 @@ def main(argv=None) -> int:
     default = (Path() if is_export(run) else run_folder(run)) / "export"
     folder = Path(options.output or default)
     export_generator(run, folder, options.precision or "float32", ema)
-    size = (folder / WEIGHTS).stat().st_size / 1e6
-    print(f"wrote {folder}: {', '.join(EXPORT_FILES)} (an existing {CARD} is kept), {size:.1f} MB")
+    print(f"wrote {folder}: {', '.join(EXPORT_FILES)} (an existing {CARD} is kept)")
     print(f"next: python evaluate.py {folder} --input x.jpg --output y.png")
     print(f"to share: hf upload owner/name {folder}   (then load hf://owner/name)")
     return 0

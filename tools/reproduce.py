@@ -135,7 +135,6 @@ def run_once(config: Config, scorer: str | None = None) -> dict:
         code = train.train(config, checkpoint_of(config))
         gc.collect()  # a network in bf16 refers to itself, and would stay in memory
         if code:
-            print("the same command resumes from here")
             sys.exit(code)
         row = {"depends_on": depends_on, "result": measure(config, scorer)}
         write_text(file, json.dumps(row, indent=2) + "\n")

@@ -43,8 +43,7 @@ COLUMNS = [
 
 
 def table_of(titles: list[str], rows: list[tuple[list[str], list[dict]]]) -> list[list[str]]:
-    """A table, the header first. `titles` are those of the first cells. A row has these cells, and
-    the runs that were measured, by key."""
+    """A table, header first. Rows are their first cells, with `titles`, and the measured runs."""
     columns = [column for column in COLUMNS if column[1] in rows[0][1][0]]
     table = [[*titles, *(title for title, _, _ in columns)]]
     for cells, runs in rows:
@@ -82,7 +81,7 @@ def results(content: dict) -> tuple[list[list[str]], str]:
         papers.append(PAPER_REAL)
         facts += " Segmentation scores by a label reader, a stand-in for FCN-8s."
     table = table_of([content.get("title", "run")], rows)
-    if papers[0]:
+    if papers[0] and "per-pixel" in table[0]:
         table[0].append("paper")
         for cells, numbers in zip(table[1:], papers, strict=True):
             cells.append(" / ".join(f"{number:.2f}" for number in numbers))

@@ -194,7 +194,8 @@ def test_the_table_says_what_its_numbers_are(demo, tmp_path):
     (tmp_path / "mine" / "palette.json").unlink()
     words = words_for("table6", tmp_path / "mine", tmp_path / "unknown")
     assert main(words) == 0
-    assert "per-pixel" not in (tmp_path / "unknown" / "table6.md").read_text()
+    text = (tmp_path / "unknown" / "table6.md").read_text()
+    assert "per-pixel" not in text and "paper" not in text.splitlines()[0]
 
 
 def test_true_classes_are_those_of_the_file_not_of_its_resized_colours(demo, runs):
@@ -320,6 +321,16 @@ def test_gray_images_are_not_read(demo, tmp_path):
     words = [*words, "--crop_size", "64", "--load_size", "64"]
     content = content_of("recipes", tmp_path, words)
     assert "read_pixel_accuracy" not in str(content) and not list(tmp_path.glob("*AtoB"))
+
+
+@pytest.mark.slow
+def test_a_task_that_makes_its_own_pairs_has_a_table_too(demo, tmp_path):
+    fields = {"part": "A", "batch_size": 1, "crop_size": 48, "load_size": 48, "depth": 4}
+    words = words_for("table1", demo, tmp_path, **fields)
+    content = content_of("table1", tmp_path, [words[0], "colorization", *words[1:]])
+    assert [run["images"] for row in content["rows"] for run in row["runs"]] == [2] * 5
+    header = (tmp_path / "table1.md").read_text().splitlines()[0]
+    assert header.startswith("| loss | L1 | PSNR |") and "paper" not in header
 
 
 @pytest.mark.slow
