@@ -47,8 +47,8 @@ def one_line_errors():
 
 
 def early(parse, show=None) -> None:
-    """Parses the command line before the slow imports. `show` is called with the result, so that a
-    script prints something at once. Of several processes, only the first shows its progress."""
+    """Parses the command line before the slow imports, and calls `show` with the result, so that
+    the script prints something at once. Of several processes, only the first shows its progress."""
     with one_line_errors():
         parsed = parse()
         if os.environ.get("RANK", "0") != "0":
