@@ -1,13 +1,11 @@
-"""Command lines: options from a dataclass, user mistakes in one line, answers before slow imports.
+"""Command lines. Every script has the same frame, so that --help and mistakes are answered at once:
 
-Every script has the same frame, so that --help and mistakes are answered at once:
-
-    if __name__ == "__main__":
-        cli.early(parse_arguments)
-    import torch  # and all else that is slow
-    ...
-    if __name__ == "__main__":
-        cli.run(main)
+if __name__ == "__main__":
+    cli.early(parse_arguments)
+import torch  # and all else that is slow
+...
+if __name__ == "__main__":
+    cli.run(main)
 """
 
 import argparse
@@ -27,40 +25,30 @@ class UserError(ValueError):
     def __init__(self, message: str):
         if message.startswith("Caught "):  # a DataLoader worker has put its traceback in front
             message = message.rpartition("UserError: ")[2]
-        line = " ".join(message.splitlines())[:1000]
-        # File names can hold anything.
-        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)[:1000])
+        line = " ".join(message.splitlines())
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)  # of file names
+        super().__init__(line[:1000])
 
 
 @contextlib.contextmanager
 def one_line_errors():
-    """Ends the process with one line on stderr: exit code 2 for a UserError, a file that cannot be
-    read or written, or lack of memory; 130 for Ctrl-C. Other exceptions keep their traceback."""
+    """Ends the process with one line on stderr: exit code 2 for a UserError or a file that cannot
+    be read or written, 130 for Ctrl-C. Other exceptions keep their traceback."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set by `early`
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except (UserError, OSError) as error:
-        fail(str(error))
-    except (MemoryError, RuntimeError) as error:  # torch has an error of its own for each device
-        out_of_memory = "out of memory|can't allocate memory|not enough memory"
-        if not isinstance(error, MemoryError) and not re.search(out_of_memory, str(error)):
-            raise
-        reason = (str(error).splitlines() or ["out of memory"])[0]
-        fail(f"{reason} (a smaller batch_size or crop_size needs less)")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 
-def fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
 def early(parse, show=None) -> None:
-    """Parses the command line before the slow imports. `show` is called with the result, so that a
-    script prints something at once. Of several processes, only the first shows its progress."""
+    """Parses the command line before the slow imports, and calls `show` with the result, so that
+    the script prints something at once. Of several processes, only the first shows its progress."""
     with one_line_errors():
         parsed = parse()
         if os.environ.get("RANK", "0") != "0":

@@ -103,6 +103,5 @@ def sample_rows(path: Path) -> list[list[Image.Image]]:
 
 def evenly(items: list, count: int) -> list:
     """At most `count` of the items, evenly spread, including the first and the last."""
-    if len(items) <= count:
-        return items
-    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+    places = np.linspace(0, len(items) - 1, min(count, len(items)))
+    return [items[round(place)] for place in places]

@@ -17,17 +17,14 @@ from engine.cli import UserError
 
 def choose_device(name: str) -> torch.device:
     """The device called `name`; auto is CUDA, else MPS, else the CPU. Raises UserError."""
-    mps = torch.backends.mps.is_available()
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device is {name!r}; it must be auto, cpu, cuda, cuda:N or mps") from error
-    count = {"cuda": torch.cuda.device_count(), "mps": int(mps)}.get(device.type, 1)
-    if (device.index or 0) >= count:
-        raise UserError(f"device is {name!r}; torch finds none on this machine")
-    return device
+    gpus = torch.cuda.device_count()
+    names = ["cuda"] if gpus else []
+    names += ["mps"] if torch.backends.mps.is_available() else []
+    names += ["cpu", *(f"cuda:{i}" for i in range(gpus))]
+    name = names[0] if name == "auto" else name
+    if name not in names:
+        raise UserError(f"device is {name!r}; this machine has {', '.join(names)}")
+    return torch.device(name)
 
 
 def device_of(name: str) -> torch.device:
@@ -35,8 +32,7 @@ def device_of(name: str) -> torch.device:
     a machine takes its own GPU. Raises UserError."""
     device = choose_device(name)
     if device.type == "cuda":
-        if device.index is None or "LOCAL_RANK" in os.environ:
-            device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', device.index or 0)}")
         torch.cuda.set_device(device)
     return device
 
@@ -66,11 +62,7 @@ def origin(device: torch.device) -> dict[str, str]:
         words = ["git", "describe", "--always", "--exclude=*", "--dirty=+"]
         folder = Path(__file__).parent
         commit = subprocess.run(words, cwd=folder, capture_output=True, text=True).stdout.strip()
-    command = command_line()
-    return {"machine": machine, "versions": versions, "commit": commit, "command": command}
-
-
-# ---- Random numbers ---------------------------------------------------------------------------
+    return {"machine": machine, "versions": versions, "commit": commit, "command": command_line()}
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:

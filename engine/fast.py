@@ -4,7 +4,6 @@
 """
 
 import ctypes
-import time
 import warnings
 from copy import deepcopy
 from functools import partial
@@ -19,33 +18,15 @@ warnings.filterwarnings("ignore", "This instance was constructed with capturable
 
 
 def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
-    """fp32 or bf16 for auto, fp32 or bf16; and the reason."""
+    """fp32 or bf16, for auto whichever is faster; and the reason."""
     if precision != "auto":
         return precision, "as configured"
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16", "this GPU supports it"
-    if device.type == "cpu":
-        gain = bfloat16_gain()
-        measured = f"a bf16 convolution takes {1 / gain:.2f} times as long as fp32 on this CPU"
-        return ("bf16" if gain > 1.3 else "fp32"), measured
-    return "fp32", f"the default on {device.type} without bf16"
-
-
-def bfloat16_gain() -> float:
-    """How many times as fast a typical convolution is in bf16 as in fp32 on this CPU, by the CPU
-    time of one thread, which other processes do not change."""
-    seconds = {}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for kind in (torch.float32, torch.bfloat16):
-        x, weight = torch.ones(1, 128, 64, 64, dtype=kind), torch.ones(256, 128, 4, 4, dtype=kind)
-        F.conv2d(x, weight, stride=2, padding=1)
-        start = time.thread_time()
-        for _ in range(20):
-            F.conv2d(x, weight, stride=2, padding=1)
-        seconds[kind] = time.thread_time() - start
-    torch.set_num_threads(threads)
-    return seconds[torch.float32] / seconds[torch.bfloat16]
+    # This function is private, but there since torch 2.5.
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return "bf16", "this CPU supports it"
+    return "fp32", f"bf16 would be emulated on this {device.type} device"
 
 
 def use_bfloat16(network: nn.Module, last: nn.Module) -> None:
@@ -107,16 +88,14 @@ def set_learning_rate(optimizer: Adam, rate: float) -> None:
 
 
 def match_layout(network: nn.Module, other: nn.Module) -> None:
-    """Gives the weights of a network the memory layout of the other's, so that elementwise
-    operations on both are fast."""
+    """Gives a network's weights the memory layout of the other's, for fast elementwise steps."""
     for weight, example in zip(network.parameters(), other.parameters(), strict=True):
         weight.data = torch.empty_like(example).copy_(weight)
 
 
 def keep_heap(batch_size: int) -> None:
-    """Keeps freed memory in the process for the next step; the system would zero it each time, a
-    quarter of a step at batch 1. Blocks larger than a batch's activations are still returned, as
-    they would fragment the heap. glibc only."""
+    """Keeps freed memory in the process (glibc); the system would zero it, a quarter of a step at
+    batch 1. Blocks larger than a batch's activations, which fragment the heap, are returned."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
@@ -141,9 +120,7 @@ def matching_gradient(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -
         output.register_hook(match)
 
 
-# Positions of the smaller image up to which a convolution is computed as a matrix product. Beyond,
-# unfolding costs more than the product saves.
-SMALL = 256
+SMALL = 256  # positions of the smaller image; beyond, unfolding costs more than a product saves
 
 
 def small_convolutions(network: nn.Module, x: Tensor) -> list[nn.Module]:

@@ -25,13 +25,11 @@ class Meter:
         self.losses = torch.zeros(len(names), device=processes.device)  # sums
         self.steps = 0
         self.recent = []  # images since the losses were last checked
-        # A GPU would wait for each check.
-        self.check_steps = 1 if processes.device.type == "cpu" else 10
+        self.check_steps = 1 if processes.device.type == "cpu" else 10  # a GPU waits for each
         self.restart_clock()
 
     def resume(self, losses: Tensor, steps: int) -> None:
-        """Continues sums that a checkpoint holds."""
-        # An earlier version saved all losses, also those that a run without D lacks.
+        # An earlier version also saved the losses that a run without D lacks.
         self.losses = losses[-len(self.names) :].to(self.losses)
         self.steps = torch.tensor(steps).item()  # raises on what is no 64-bit number
 
@@ -53,8 +51,7 @@ class Meter:
         if not self.losses.isfinite().all():
             raise UserError(
                 f"the losses are not finite at step {step}; its images were "
-                f"{', '.join(self.recent)}. The last checkpoint is from before; try a new run with "
-                "a lower learning_rate"
+                f"{', '.join(self.recent)}. Try a lower learning_rate"
             )
         self.recent = []
 
@@ -62,12 +59,10 @@ class Meter:
         self.losses, self.steps = torch.zeros_like(self.losses), 0
         self.restart_clock()
 
-    def sums(self) -> Tensor:
-        return self.processes.mean(self.losses)
-
     def row(self) -> dict[str, float]:
-        means = dict(zip(self.names, (self.sums() / self.steps).tolist(), strict=True))
-        return {**means, "images_per_second": self.images / (time.perf_counter() - self.since)}
+        means = (self.processes.mean(self.losses) / self.steps).tolist()
+        rate = self.images / (time.perf_counter() - self.since)
+        return {**dict(zip(self.names, means, strict=True)), "images_per_second": rate}
 
 
 class Log:
@@ -80,13 +75,10 @@ class Log:
 
         self.path = folder / "log.csv"
         self.columns = columns
-        self.last = {}  # the last value of each column
         self.pending = {}  # the row of the current step
         rows = read_rows(self.path) if step >= 0 and self.path.exists() else []
-        rows = [row for row in rows if row["step"] <= step]
-        for row in rows:
-            self.last |= row
-        write_text(self.path, ",".join(columns) + "\n" + "".join(map(self.line, rows)))
+        lines = [self.line(row) for row in rows if row["step"] <= step]
+        write_text(self.path, ",".join(columns) + "\n" + "".join(lines))
         self.events = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def line(self, row: dict[str, float]) -> str:
@@ -99,7 +91,6 @@ class Log:
         if self.pending.get("step", step) != step:
             self.write_row()
         self.pending |= {"step": step, **values}
-        self.last |= values
 
     def write_row(self) -> None:
         row, self.pending = self.pending, {}
@@ -137,7 +128,7 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     for row in csv.DictReader(lines):
         with contextlib.suppress(TypeError, ValueError):
             rows.append({name: float(value) for name, value in row.items() if value})
-    return [row for row in rows if "step" in row]
+    return [row for row in rows if row.keys() >= {"step", "epoch"}]
 
 
 def read_log(run: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -147,9 +138,8 @@ def read_log(run: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         rows = read_rows(Path(run) / "log.csv")
     except OSError as error:
         raise UserError(f"{run} has no log.csv; it must be a run folder") from error
-    points = {}
-    for row in rows:
-        epoch = row.pop("epoch", None)
-        for name in row.keys() - {"step"}:
-            points.setdefault(name, []).append((epoch, row[name]))
-    return {name: tuple(np.array(values, float).T) for name, values in points.items()}
+    measures = {}
+    for name in set().union(*rows) - {"step", "epoch"}:
+        points = [(row["epoch"], row[name]) for row in rows if name in row]
+        measures[name] = tuple(np.array(points).T)
+    return measures

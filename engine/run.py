@@ -1,8 +1,5 @@
-"""A run: what is written while networks train, and when; and how it resumes.
-
-A run is one folder: log.csv, tensorboard/, samples/, curves.png, checkpoints/latest.pt and, as a
-fallback, checkpoints/previous.pt. train.py's loop shows the order of the calls.
-"""
+"""A run: one folder with log.csv, tensorboard/, samples/, curves.png, checkpoints/latest.pt and, as
+a fallback, previous.pt. When they are written, and how a run resumes."""
 
 import math
 import shlex
@@ -67,7 +64,7 @@ class Run:
 
     def resume(self, checkpoint: dict) -> None:
         """Restores the state that `save` saved. Raises UserError if anything does not fit."""
-        step, device = checkpoint["step"], self.processes.device
+        step = checkpoint["step"]
         if self.processes.largest(step, -step) != [step, -step]:
             raise UserError("the processes found different checkpoints; start them again")
         if checkpoint.get("pairs", self.data) != self.data:
@@ -78,7 +75,7 @@ class Run:
             for name, part in self.parts.items():
                 restore(part, checkpoint.pop(name))  # pop frees the memory
             if self.processes.rank < len(rng):
-                set_rng_state(rng[self.processes.rank], device)
+                set_rng_state(rng[self.processes.rank], self.processes.device)
             self.meter.resume(checkpoint["losses"], checkpoint["losses_steps"])
             self.seconds = float(checkpoint.get("seconds", math.nan))  # earlier versions: unknown
         except UserError:
@@ -89,9 +86,8 @@ class Run:
         print(f"resuming after step {step} of {self.order.total_steps}")
 
     def __enter__(self):
-        self.log = None
-        if self.processes.first:
-            self.log = Log(self.folder, self.columns, self.order.start if self.resumed else -1)
+        start = self.order.start if self.resumed else -1
+        self.log = Log(self.folder, self.columns, start) if self.processes.first else None
         self.bar = tqdm(
             total=self.order.total_steps * self.order.items_per_step,
             initial=self.order.start * self.order.items_per_step,
@@ -145,17 +141,13 @@ class Run:
         return due and self.processes.first
 
     def add_validation(self, step: int, scores: dict[str, float], grid: Image.Image) -> None:
-        """Logs mean scores as val_..., saves the sample grid, prints scores and their change."""
+        """Logs and prints mean scores, as val_..., and saves the sample grid."""
         epoch, _ = self.order.position(step)
         path = self.folder / "samples" / f"epoch_{epoch:04d}.png"
         save_image(grid, path)
         self.log.image("samples", grid, step)
-        words = []
-        for name, value in scores.items():
-            before, digits = self.log.last.get(f"val_{name}"), 2 if value >= 2 else 4
-            change = f" ({value - before:+.{digits}f})" if before is not None else ""
-            words.append(f"{name.upper()} {value:.{digits}f}{change}")
-        tqdm.write(f"epoch {epoch:4d}  step {step:7d}  val {'  '.join(words)}  {path}")
+        text = "  ".join(f"{name.upper()} {value:#.4g}" for name, value in scores.items())
+        tqdm.write(f"epoch {epoch:4d}  step {step:7d}  val {text}  {path}")
         self.write(step, **{f"val_{name}": value for name, value in scores.items()})
         self.meter.restart_clock()
 
@@ -178,7 +170,8 @@ class Run:
 
     def save(self, step: int) -> None:
         """Writes the due checkpoints, with everything that resuming needs."""
-        losses, rng = self.meter.sums(), self.processes.gather(rng_state(self.processes.device))
+        losses = self.processes.mean(self.meter.losses)
+        rng = self.processes.gather(rng_state(self.processes.device))
         if self.processes.first:
             state = self.state()
             check_finite(state, step)
@@ -212,16 +205,13 @@ class Run:
         """Prints how the run ended after `step`. Returns the exit code: 0, or 128 + signal."""
         quoted = shlex.quote(str(self.folder))
         if step < self.order.total_steps:
-            print(f"stopped after step {step} of {self.order.total_steps}; resume with:")
-            print(f"  python train.py --resume {quoted}")
+            print(f"stopped after step {step}; resume: python train.py --resume {quoted}")
             return 128 + self.stopping
         seconds = self.elapsed()
         took = "" if math.isnan(seconds) else f" in {timedelta(seconds=round(seconds))}"
         print(f"trained for {self.order.epochs} epoch{'s'[: self.order.epochs > 1]}{took}")
-        print(f"  samples     {self.folder / 'samples'}  (input | output | target)")
-        print(f"  progress    {self.folder / 'progress.gif'}  (the samples over the epochs)")
-        print(f"  curves      {self.folder / 'curves.png'}  (or: tensorboard --logdir {quoted})")
-        print(f"  checkpoint  {self.latest}")
+        print(f"  progress  {self.folder / 'progress.gif'}  (samples over the epochs)")
+        print(f"  curves    {self.folder / 'curves.png'}  (or: tensorboard --logdir {quoted})")
         print(f"next: python evaluate.py {quoted}")
         return 0
 
@@ -234,20 +224,13 @@ def restore(part: torch.nn.Module | Optimizer, state: dict) -> None:
         return
     options = part.state_dict()["param_groups"]
     part.load_state_dict({"state": state["state"], "param_groups": options})
-    if len(part.state) not in (0, len(options[0]["params"])):  # 0: before the first step
-        raise UserError("an optimizer lacks the moments of some weights")
     for parameter, moments in part.state.items():
         for name in ("exp_avg", "exp_avg_sq"):
-            if moments[name].shape != parameter.shape:
-                raise UserError(f"an optimizer's {name} does not have the shape of its weights")
             moments[name] = torch.empty_like(parameter).copy_(moments[name])
 
 
 def check_finite(state: dict, step: int) -> None:
     """Raises UserError if a tensor is not finite: a gradient can overflow where the losses do not,
-    and the next losses would show it only after the weights were saved."""
+    and the next losses would show it too late."""
     if not all(tensor.isfinite().all() for tensor in tensors_of(state)):
-        raise UserError(
-            f"some weights are not finite after step {step}, though its losses were; the last "
-            "checkpoint is from before; try a new run with a lower learning_rate"
-        )
+        raise UserError(f"some weights are not finite after step {step}; try a lower learning_rate")

@@ -36,7 +36,7 @@ TINY = {
     "validate_epochs": 2,
     "sample_images": 2,
     "device": "cpu",
-    "precision": "bf16",  # the same on every machine; auto would measure
+    "precision": "bf16",  # the same on every machine, unlike auto
 }
 
 

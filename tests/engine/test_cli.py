@@ -102,12 +102,6 @@ def test_a_user_error_is_one_short_printable_line():
             2,
             "error: [Errno 2] no such file: 'a.png'",
         ),
-        (MemoryError(), 2, "error: out of memory (a smaller batch_size or crop_size needs less)"),
-        (
-            RuntimeError("CUDA out of memory. Tried\nx"),
-            2,
-            "error: CUDA out of memory. Tried (a sma",
-        ),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )

@@ -1,7 +1,6 @@
 """What is fast computes the same as what is plain."""
 
 import copy
-import time
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from torch import nn
 
 import train
 from config import Config
-from engine import fast
 from engine.devices import rng_state, set_rng_state
 from engine.fast import (
     GraphedStep,
@@ -151,42 +149,23 @@ def test_a_run_resumes_in_another_precision(pairs, tmp_path, there, back):
 # ---- The choice of a precision ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("faster", ["bf16", "fp32"])
-@pytest.mark.parametrize("disturbed", ["bf16", "fp32"])
-def test_the_choice_of_a_cpu_is_the_same_while_others_use_it(monkeypatch, faster, disturbed):
-    """Other processes take time from this one: they delay it, and its own CPU time stays."""
-    used = [0.0]  # seconds of CPU time
-
-    def convolve(x, weight, **options):
-        kind = {torch.float32: "fp32", torch.bfloat16: "bf16"}[x.dtype]
-        used[0] += 0.001 if kind == faster else 0.002
-        if kind == disturbed:
-            time.sleep(0.005)
-
-    monkeypatch.setattr(fast.F, "conv2d", convolve)
-    monkeypatch.setattr(fast.time, "thread_time", lambda: used[0])
-    assert choose_precision("auto", CPU)[0] == faster
-
-
-def test_the_choice_leaves_the_number_of_threads_alone():
-    threads = torch.get_num_threads()
-    precision, reason = choose_precision("auto", CPU)
-    assert precision in ("fp32", "bf16") and "bf16 convolution takes" in reason
-    assert torch.get_num_threads() == threads
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_is_bf16_on_a_cpu_built_for_it(monkeypatch, native):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    assert choose_precision("auto", CPU)[0] == ("bf16" if native else "fp32")
+    assert choose_precision("auto", torch.device("mps"))[0] == "fp32"
+    assert choose_precision("fp32", CPU) == ("fp32", "as configured")
 
 
 def test_auto_is_settled_once_and_kept(pairs, tmp_path, monkeypatch, capsys):
-    train.train(config_for(pairs, tmp_path, epochs=1, precision="auto"))
-    settled = load_checkpoint(tmp_path)["config"]["precision"]
-    assert settled in ("fp32", "bf16")
-    assert f"precision {settled}: a bf16 convolution takes" in capsys.readouterr().out
-    assert choose_precision("fp32", CPU) == ("fp32", "as configured")
-    other = {"fp32": "bf16", "bf16": "fp32"}[settled]
-    monkeypatch.setattr(
-        fast, "choose_precision", lambda asked, _: (other if asked == "auto" else asked, "")
-    )
-    train.main(["--resume", tmp_path, "--epochs", 2])
-    assert load_checkpoint(tmp_path)["config"]["precision"] == settled
+    for native in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
+        if native:
+            train.train(config_for(pairs, tmp_path, epochs=1, precision="auto"))
+        else:
+            train.main(["--resume", tmp_path, "--epochs", 2])
+        assert load_checkpoint(tmp_path)["config"]["precision"] == "bf16"
+        assert "precision bf16: " in capsys.readouterr().out
 
 
 # ---- GPU --------------------------------------------------------------------------------------

@@ -10,13 +10,11 @@ import torch
 from conftest import config_for, refusal
 
 import train
-from engine import devices, processes
+from engine import processes
 from engine.cli import UserError
 from engine.devices import device_of
 from engine.files import replacing
 from engine.processes import alone_in
-
-GPU = torch.device("cuda:1")
 
 
 def test_a_second_run_in_a_folder_is_refused(finished, copied, capsys, monkeypatch):
@@ -72,11 +70,11 @@ def test_writing_to_a_folder_that_is_a_file_is_refused(tmp_path):
 
 
 def test_several_processes_take_a_gpu_each(monkeypatch):
-    chosen = []
-    monkeypatch.setattr(devices, "choose_device", lambda name: chosen.append(name) or GPU)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    assert device_of("cuda:1") == GPU and chosen == ["cuda:1"]
+    assert [device_of(name).index for name in ("auto", "cuda", "cuda:1")] == [0, 0, 1]
     monkeypatch.setenv("LOCAL_RANK", "3")
-    for name in ("cuda:1", "auto"):
-        device_of(name)
-    assert chosen[1:] == ["cuda:1", "cuda:3", "auto", "cuda:3"]
+    assert [device_of(name).index for name in ("auto", "cuda", "cuda:1")] == [3, 3, 3]
+    assert device_of("cpu").type == "cpu"
+    with pytest.raises(UserError, match=r"device is 'cuda:4'; this machine has cuda, .*cuda:3$"):
+        device_of("cuda:4")
