@@ -32,14 +32,19 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def one_line_errors():
-    """Ends the process with one line on stderr: exit code 2 for a UserError or a file that cannot
-    be read or written, 130 for Ctrl-C. Other exceptions keep their traceback."""
+    """Ends the process with one line on stderr: exit code 2 for a UserError, a file that cannot be
+    read or written, or lack of memory; 130 for Ctrl-C. Other exceptions keep their traceback."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set by `early`
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:  # each device of torch words it in its own way
+        if not re.search("MemoryError|out of memory|allocate memory|enough memory", repr(error)):
+            raise
+        print("error: out of memory; a smaller batch_size or crop_size needs less", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -23,8 +23,9 @@ def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
         return precision, "as configured"
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16", "this GPU supports it"
-    # This function is private, but there since torch 2.5.
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+    # Private, so perhaps absent one day.
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    if device.type == "cpu" and supported():
         return "bf16", "this CPU supports it"
     return "fp32", f"bf16 would be emulated on this {device.type} device"
 
