@@ -35,8 +35,8 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def one_line_errors():
-    """Ends the process with one line on stderr: exit code 2 for a UserError or a file that cannot
-    be read or written, 130 for Ctrl-C. Other exceptions keep their traceback."""
+    """Ends the process with one line on stderr: exit code 2 for a UserError, a file that cannot be
+    read or written, or lack of memory; 130 for Ctrl-C. Other exceptions keep their traceback."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set by `early`
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -44,14 +44,19 @@ def one_line_errors():
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:  # each device of torch words it in its own way
+        if not re.search("MemoryError|out of memory|allocate memory|enough memory", repr(error)):
+            raise
+        print("error: out of memory; a smaller batch_size or crop_size needs less", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 
 def early(parse, show=None) -> None:
-    """Parses the command line before the slow imports. `show` is called with the result, so that a
-    script prints something at once. Of several processes, only the first shows its progress."""
+    """Parses the command line before the slow imports, and calls `show` with the result, so that
+    the script prints something at once. Of several processes, only the first shows its progress."""
     with one_line_errors():
         parsed = parse()
         if os.environ.get("RANK", "0") != "0":

@@ -62,11 +62,7 @@ def origin(device: torch.device) -> dict[str, str]:
         words = ["git", "describe", "--always", "--exclude=*", "--dirty=+"]
         folder = Path(__file__).parent
         commit = subprocess.run(words, cwd=folder, capture_output=True, text=True).stdout.strip()
-    command = command_line()
-    return {"machine": machine, "versions": versions, "commit": commit, "command": command}
-
-
-# ---- Random numbers ---------------------------------------------------------------------------
+    return {"machine": machine, "versions": versions, "commit": commit, "command": command_line()}
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:

@@ -23,8 +23,9 @@ def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
         return precision, "as configured"
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16", "this GPU supports it"
-    # This function is private, but there since torch 2.5.
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+    # Private, so perhaps absent one day.
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    if device.type == "cpu" and supported():
         return "bf16", "this CPU supports it"
     return "fp32", f"bf16 would be emulated on this {device.type} device"
 
@@ -88,16 +89,14 @@ def set_learning_rate(optimizer: Adam, rate: float) -> None:
 
 
 def match_layout(network: nn.Module, other: nn.Module) -> None:
-    """Gives the weights of a network the memory layout of the other's, so that elementwise
-    operations on both are fast."""
+    """Gives a network's weights the memory layout of the other's, for fast elementwise steps."""
     for weight, example in zip(network.parameters(), other.parameters(), strict=True):
         weight.data = torch.empty_like(example).copy_(weight)
 
 
 def keep_heap(batch_size: int) -> None:
-    """Keeps freed memory in the process for the next step; the system would zero it each time, a
-    quarter of a step at batch 1. Blocks larger than a batch's activations are still returned, as
-    they would fragment the heap. glibc only."""
+    """Keeps freed memory in the process (glibc); the system would zero it, a quarter of a step at
+    batch 1. Blocks larger than a batch's activations, which fragment the heap, are returned."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
@@ -122,9 +121,7 @@ def matching_gradient(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -
         output.register_hook(match)
 
 
-# Positions of the smaller image up to which a convolution is computed as a matrix product. Beyond,
-# unfolding costs more than the product saves.
-SMALL = 256
+SMALL = 256  # positions of the smaller image; beyond, unfolding costs more than a product saves
 
 
 def small_convolutions(network: nn.Module, x: Tensor) -> list[nn.Module]:

@@ -23,8 +23,7 @@ def naming(path: Path):
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch.save reports a full disk as a RuntimeError.
-        cause = error if isinstance(error, OSError) else error.__context__
+        cause = error if isinstance(error, OSError) else error.__context__  # as torch.save has it
         if not isinstance(cause, OSError):
             raise
         raise UserError(f"{path} cannot be written: {cause.strerror or cause}") from error

@@ -1,8 +1,5 @@
-"""gallery.html: the images and scores of a split in one page.
-
-The page needs neither network nor server. It embeds thumbnails, so it can be sent on its own;
-beside input/, output/ and target/ it also shows the full-size images.
-"""
+"""gallery.html: the images and scores of a split in one page, which needs neither network nor
+server. It embeds thumbnails; beside input/, output/ and target/ it shows full-size images, too."""
 
 import base64
 import io
@@ -22,10 +19,8 @@ THUMBNAIL = 160  # px, the longer side
 
 
 class Gallery:
-    """Collects the images and scores of a split and writes the page.
-
-    `title`, `command` and the fields of `config`, a dataclass instance, are shown at the top.
-    """
+    """Collects the images and scores of a split and writes the page. `title`, `command` and the
+    fields of `config`, a dataclass instance, are shown at the top."""
 
     def __init__(self, title: str, command: str, config):
         self.page = {"title": title, "command": command, "config": asdict(config)}

@@ -1,8 +1,7 @@
 """Exported generators: reading the Hugging Face Hub's folder format, fetching hf://owner/name.
 
-A folder holds model.safetensors (the weights), config.json (the configuration) and README.md (the
-model card). tools/export.py writes it. Weights are float32, float16, or int8 with a float32 scale
-for each output channel; they are float32 once they are read.
+tools/export.py writes such a folder: model.safetensors, config.json and README.md, the model card.
+Weights are float32, float16, or int8 with a float32 scale for each output channel.
 """
 
 import re
@@ -31,8 +30,7 @@ def is_export(path: str | Path) -> bool:
 
 
 def hub_folder(name: str) -> Path:
-    """Downloads "hf://owner/name[@revision]", unless cached, and returns its local folder. Raises
-    UserError."""
+    """Downloads "hf://owner/name[@revision]", unless cached, into a folder. Raises UserError."""
     found = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@(.+))?", name)
     if not found:
         raise UserError(f"{name} must be like hf://owner/name or hf://owner/name@revision")
@@ -72,12 +70,9 @@ def read_export(folder: Path) -> dict:
     return {"config": description["config"], "generator": weights}
 
 
-# ---- int8 weights -----------------------------------------------------------------------------
-
-
 def quantize(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Symmetric int8 quantization with one scale per output channel, which is dimension `axis`:
-    weight ≈ int8 * scale, off by at most scale / 2. Returns the int8 weight and the scale."""
+    """Symmetric int8 quantization, one scale per output channel, dimension `axis`. Returns the int8
+    weight and the scale: weight ≈ int8 * scale, off by at most scale / 2."""
     others = [dimension for dimension in range(weight.ndim) if dimension != axis]
     scale = weight.float().abs().amax(others, keepdim=True) / 127
     steps = weight.float() / torch.where(scale > 0, scale, 1)  # 0 / 1 in a channel of zeros
@@ -85,14 +80,11 @@ def quantize(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
 
 
 def dequantized(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights in float32: float16 is widened, int8 multiplied by its `name.scale`. Other types
-    stay as they are. Raises KeyError if a scale is missing."""
+    """The weights, where they are int8 multiplied by their `name.scale`. Raises KeyError."""
     result = {}
     for name, value in weights.items():
         if value.dtype == torch.int8:
             value = value.float() * weights[f"{name}.scale"]
-        elif value.dtype == torch.float16:
-            value = value.float()
         if not name.endswith(".scale"):
             result[name] = value
     return result

@@ -6,6 +6,7 @@ A tensor image is (C, H, W), floats in [-1, 1].
 import re
 import textwrap
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,7 @@ def is_image(path: Path) -> bool:
 
 def find_images(folder: Path) -> list[Path]:
     """The image files directly in a folder, in natural order. Raises UserError if none."""
-    if not folder.is_dir():
-        raise UserError(f"folder {folder} does not exist")
-    files = sorted(filter(is_image, folder.iterdir()), key=natural_order)
+    files = sorted(filter(is_image, folder.glob("*")), key=natural_order)
     if not files:
         raise UserError(f"{folder} holds no images ({', '.join(ENDINGS)})")
     return files
@@ -57,8 +56,7 @@ def read_image(path: Path) -> Image.Image:
         with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                size = f"{width}x{height}, {width * height / 1e6:.0f} megapixels"
-                raise UserError(f"it is {size}; the limit is {MAX_PIXELS / 1e6:.0f}")
+                raise UserError(f"it is {width}x{height}, over {MAX_PIXELS // 10**6} megapixels")
             if image.format == "PNG":  # Pillow checks its checksums only in verify()
                 image.verify()
                 image = Image.open(file, formats=("PNG",))
@@ -170,25 +168,19 @@ def resize(image: Tensor, size) -> Tensor:
     return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(-1, 1)
 
 
-# ---- Tiles ------------------------------------------------------------------------------------
-
-
 def in_tiles(run, x: Tensor, side: int) -> Tensor:
-    """Applies `run`, (C, H, W) -> (C', H, W), to tiles of at most `side` px. The tiles overlap by
-    half and are blended linearly."""
+    """Applies `run`, (C, H, W) -> (C, H, W), to tiles of at most `side` px, which overlap by half
+    and are blended linearly."""
     height, width = x.shape[-2:]
     if max(height, width) <= side:
         return run(x)
     (tops, rows), (lefts, columns) = (tiles(length, side) for length in (height, width))
     weights = rows[:, None] * columns
-    corners = [(top, left) for top in tops for left in lefts]
-    total = share = None
+    total, share = torch.zeros_like(x), torch.zeros(1, height, width)
+    corners = list(product(tops, lefts))
     for top, left in tqdm(corners, "tiles", leave=False, disable=None):
         place = (..., slice(top, top + len(rows)), slice(left, left + len(columns)))
-        y = run(x[place])
-        if total is None:
-            total, share = torch.zeros(len(y), height, width), torch.zeros(1, height, width)
-        total[place] += y * weights
+        total[place] += run(x[place]) * weights
         share[place] += weights
     return total / share
 

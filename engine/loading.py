@@ -19,9 +19,8 @@ from engine.devices import usable_cores
 @dataclass
 class TrainingOrder(Sampler):
     """The batches of a whole run from step `start` on, each a list of (epoch, index). Every epoch
-    is a permutation that depends on the seed and the epoch alone, so a step number determines where
-    a run stands. Items left over without a full batch are dropped; each epoch drops others. Each of
-    several `processes` takes the share of its `rank` of every step."""
+    is a permutation that depends on the seed and the epoch alone; what is left over without a full
+    batch is dropped. Each of several `processes` takes the share of its `rank` of every step."""
 
     items: int
     batch_size: int
@@ -34,10 +33,8 @@ class TrainingOrder(Sampler):
 
     def __post_init__(self):
         if not self.steps_per_epoch:
-            each = f" for each of {self.processes} processes" if self.processes > 1 else ""
-            raise UserError(
-                f"batch_size is {self.batch_size}{each}; there are only {self.items} training pairs"
-            )
+            taken = f"a step takes {self.items_per_step} training pairs"
+            raise UserError(f"{taken}, but there are only {self.items}; lower batch_size")
 
     @property
     def items_per_step(self) -> int:
@@ -58,11 +55,9 @@ class TrainingOrder(Sampler):
     def resume(self, start: int, shift: int, processes: int) -> None:
         """Continues at step `start` of a run saved with these values. With another number of
         processes: in the same epoch after as many of its items; a partial step is seen again."""
-        if shift > start:
-            raise UserError(f"shift is {shift}, after the last step, {start}")
+        epoch, step = divmod(start - shift, self.items // (self.batch_size * processes))
         self.start, self.shift = start, shift
         if processes != self.processes:
-            epoch, step = divmod(start - shift, self.items // (self.batch_size * processes))
             step = min(step * processes // self.processes, self.steps_per_epoch)
             self.shift = start - epoch * self.steps_per_epoch - step
             print(f"{self.processes} processes instead of {processes}: the result will differ")
@@ -83,10 +78,9 @@ class TrainingOrder(Sampler):
 def load_batches(
     dataset: Dataset, order: TrainingOrder | None = None, workers: int = 0, pin: bool = False
 ) -> DataLoader:
-    """Batches in the given order, or without one each item once and alone. The dataset's items are
-    dicts of tensors (C, H, W), stacked, and strings, listed. `workers` are loading processes; -1:
-    one for each core of this process, up to 16. `pin`: into pinned memory, from which copies to a
-    GPU are asynchronous."""
+    """Batches of dicts of tensors (C, H, W) and strings in the given order, or without one each
+    item alone. `workers` are loading processes; -1: one for each core, up to 16. `pin`: into pinned
+    memory, from which copies to a GPU are asynchronous."""
     if workers < 0:
         # The processes of a machine share its cores, and each worker takes memory.
         cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -25,13 +25,11 @@ class Meter:
         self.losses = torch.zeros(len(names), device=processes.device)  # sums
         self.steps = 0
         self.recent = []  # images since the losses were last checked
-        # A GPU would wait for each check.
-        self.check_steps = 1 if processes.device.type == "cpu" else 10
+        self.check_steps = 1 if processes.device.type == "cpu" else 10  # a GPU waits for each
         self.restart_clock()
 
     def resume(self, losses: Tensor, steps: int) -> None:
-        """Continues sums that a checkpoint holds."""
-        # An earlier version saved all losses, also those that a run without D lacks.
+        # An earlier version also saved the losses that a run without D lacks.
         self.losses = losses[-len(self.names) :].to(self.losses)
         self.steps = torch.tensor(steps).item()  # raises on what is no 64-bit number
 
@@ -53,8 +51,7 @@ class Meter:
         if not self.losses.isfinite().all():
             raise UserError(
                 f"the losses are not finite at step {step}; its images were "
-                f"{', '.join(self.recent)}. The last checkpoint is from before; try a new run with "
-                "a lower learning_rate"
+                f"{', '.join(self.recent)}. Try a lower learning_rate"
             )
         self.recent = []
 

@@ -22,8 +22,7 @@ class Processes:
         self.rank = int(os.environ.get("RANK", "0"))
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.first = self.rank == 0  # validates and writes for all
-        # Steps between agreements on what clocks and signals ask for.
-        self.agree_steps = 10 if self.size > 1 else 1
+        self.agree_steps = 10 if self.size > 1 else 1  # between agreements on clocks and signals
         if self.size > 1:
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             torch.distributed.init_process_group(backend)
@@ -44,10 +43,8 @@ class Processes:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         lost = re.search("gloo|nccl|connection", str(error), re.IGNORECASE)
         if isinstance(error, RuntimeError) and lost:
-            raise UserError(
-                f"process {self.rank} of {self.size} lost the others, one of which has ended; the "
-                "last checkpoint is whole, and --resume continues from it"
-            ) from error
+            message = f"process {self.rank} of {self.size} lost the others; continue with --resume"
+            raise UserError(message) from error
 
     def share(self, network):
         """A network whose gradients are averaged over the processes. None stays None."""
@@ -120,9 +117,8 @@ def alone_in(folder: Path):
     try:
         lock.acquire(poll_interval=0.1)
     except Timeout as error:
-        raise UserError(
-            f"another process is training in {folder}; wait for it, or give another --output"
-        ) from error
+        message = f"another process is training in {folder}; wait, or give another --output"
+        raise UserError(message) from error
     except NotImplementedError:
         print(f"the file system of {folder} has no locks: make sure nothing else trains in it")
     try:

@@ -1,8 +1,5 @@
-"""A run: what is written while networks train, and when; and how it resumes.
-
-A run is one folder: log.csv, tensorboard/, samples/, curves.png, checkpoints/latest.pt and, as a
-fallback, checkpoints/previous.pt. train.py's loop shows the order of the calls.
-"""
+"""A run: one folder with log.csv, tensorboard/, samples/, curves.png, checkpoints/latest.pt and, as
+a fallback, previous.pt. When they are written, and how a run resumes."""
 
 import math
 import shlex
@@ -71,7 +68,7 @@ class Run:
 
     def resume(self, checkpoint: dict) -> None:
         """Restores the state that `save` saved. Raises UserError if anything does not fit."""
-        step, device = checkpoint["step"], self.processes.device
+        step = checkpoint["step"]
         if self.processes.largest(step, -step) != [step, -step]:
             raise UserError("the processes found different checkpoints; start them again")
         if checkpoint.get("pairs", self.data) != self.data:
@@ -82,7 +79,7 @@ class Run:
             for name, part in self.parts.items():
                 restore(part, checkpoint.pop(name))  # pop frees the memory
             if self.processes.rank < len(rng):
-                set_rng_state(rng[self.processes.rank], device)
+                set_rng_state(rng[self.processes.rank], self.processes.device)
             self.meter.resume(checkpoint["losses"], checkpoint["losses_steps"])
             self.seconds = float(checkpoint.get("seconds", math.nan))  # earlier versions: unknown
         except UserError:
@@ -93,11 +90,11 @@ class Run:
         print(f"resuming after step {step} of {self.order.total_steps}")
 
     def __enter__(self):
-        self.log = None
-        if self.processes.first:
-            self.log = Log(self.folder, self.columns, self.order.start if self.resumed else -1)
+        start = self.order.start if self.resumed else -1
+        self.log = Log(self.folder, self.columns, start) if self.processes.first else None
+        if self.log:  # of validations before
             _, scores = read_log(self.folder).get(f"val_{self.schedule.best_by}", (0, []))
-            self.scores = list(scores)  # of validations before
+            self.scores = list(scores)
         self.bar = tqdm(
             total=self.order.total_steps * self.order.items_per_step,
             initial=self.order.start * self.order.items_per_step,
@@ -239,8 +236,7 @@ class Run:
         """Prints how the run ended after `step`. Returns the exit code: 0, or 128 + signal."""
         quoted = shlex.quote(str(self.folder))
         if step < self.order.total_steps and not self.tired:
-            print(f"stopped after step {step} of {self.order.total_steps}; resume with:")
-            print(f"  python train.py --resume {quoted}")
+            print(f"stopped after step {step}; resume: python train.py --resume {quoted}")
             return 128 + self.signal
         seconds = self.elapsed()
         took = "" if math.isnan(seconds) else f" in {timedelta(seconds=round(seconds))}"
@@ -249,10 +245,8 @@ class Run:
         if self.tired:
             count, name = self.schedule.patience, self.schedule.best_by
             print(f"  stopped early: {count} validations in a row without a better {name}")
-        print(f"  samples     {self.folder / 'samples'}  (input | output | target)")
-        print(f"  progress    {self.folder / 'progress.gif'}  (the samples over the epochs)")
-        print(f"  curves      {self.folder / 'curves.png'}  (or: tensorboard --logdir {quoted})")
-        print(f"  checkpoint  {self.latest}")
+        print(f"  progress  {self.folder / 'progress.gif'}  (samples over the epochs)")
+        print(f"  curves    {self.folder / 'curves.png'}  (or: tensorboard --logdir {quoted})")
         print(f"next: python evaluate.py {quoted}")
         return 0
 
@@ -272,9 +266,6 @@ def restore(part: torch.nn.Module | Optimizer, state: dict) -> None:
 
 def check_finite(state: dict, step: int) -> None:
     """Raises UserError if a tensor is not finite: a gradient can overflow where the losses do not,
-    and the next losses would show it only after the weights were saved."""
+    and the next losses would show it too late."""
     if not all(tensor.isfinite().all() for tensor in tensors_of(state)):
-        raise UserError(
-            f"some weights are not finite after step {step}, though its losses were; the last "
-            "checkpoint is from before; try a new run with a lower learning_rate"
-        )
+        raise UserError(f"some weights are not finite after step {step}; try a lower learning_rate")

@@ -311,10 +311,6 @@ def other_random_numbers(state):
     state["rng"] = [{"cpu": torch.zeros(3, dtype=torch.uint8)}]
 
 
-def shifted(state):
-    state["shift"] = 100
-
-
 def wrong_shift(state):
     state["shift"] = "x"
 
@@ -336,7 +332,6 @@ INCOMPLETE = {
     no_discriminator: "does not fit: 'discriminator'",
     no_random_numbers: "does not fit",
     other_random_numbers: "does not fit",
-    shifted: "shift is 100",
     wrong_shift: "does not fit",
     no_list_of_random_numbers: "does not fit",
     many_losses: "does not fit",

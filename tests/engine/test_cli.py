@@ -102,6 +102,9 @@ def test_a_user_error_is_one_short_printable_line():
             2,
             "error: [Errno 2] no such file: 'a.png'",
         ),
+        (MemoryError(), 2, "error: out of memory; a smaller batch_size"),
+        (RuntimeError("CUDA out of memory. Tried\nx"), 2, "error: out of memory; a smaller"),
+        (RuntimeError("[enforce fail] can't allocate memory: you"), 2, "error: out of memory; a"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )

@@ -165,7 +165,7 @@ def test_more_processes_than_pairs_are_refused(pairs, tmp_path):
     fields = arguments(data_root=pairs, **TINY, batch_size=4, output="run")
     done = torchrun(REPOSITORY / "train.py", *fields, cwd=tmp_path)
     assert done.returncode != 0
-    assert "batch_size is 4 for each of 2 processes" in done.stderr
+    assert "takes 8 training pairs, but there are only 6; lower batch_size" in done.stderr
 
 
 @pytest.mark.slow

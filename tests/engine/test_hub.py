@@ -79,15 +79,10 @@ def test_int8_weights_are_off_by_at_most_half_a_step(axis):
     assert torch.equal(again, values)
 
 
-def test_other_types_pass_through_and_half_is_widened():
-    weights = {"a": torch.ones(2), "b": torch.ones(2).half(), "c": torch.ones(2, dtype=torch.int32)}
-    restored = dequantized(weights)
-    assert [value.dtype for value in restored.values()] == [
-        torch.float32,
-        torch.float32,
-        torch.int32,
-    ]
-    assert weights["b"].dtype == torch.float16
+def test_other_types_pass_through():
+    kinds = [torch.float32, torch.float16, torch.int32]
+    weights = {str(kind): torch.ones(2, dtype=kind) for kind in kinds}
+    assert [value.dtype for value in dequantized(weights).values()] == kinds
 
 
 # ---- The folder -------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ def test_what_is_no_image_is_refused_with_its_name(tmp_path):
     (tmp_path / "page.jpg").write_text("<html>404</html>")
     (tmp_path / "folder.png").mkdir()
     for name, reason in {
-        "huge.bmp": f"it is 9000x9000, 81 megapixels; the limit is {MAX_PIXELS // 10**6}",
+        "huge.bmp": f"it is 9000x9000, over {MAX_PIXELS // 10**6} megapixels",
         "empty.png": "it is empty",
         "page.jpg": "it is not PNG, JPEG, WEBP, BMP, TIFF",
         "folder.png": "missing or not a regular file",
@@ -165,7 +165,7 @@ def test_images_are_found_in_natural_order_and_other_files_ignored(tmp_path):
     assert not is_image(Path("x.gif"))
     with pytest.raises(UserError, match="holds no images"):
         find_images(tmp_path / "sub.d")
-    with pytest.raises(UserError, match=r"folder .*missing does not exist"):
+    with pytest.raises(UserError, match="missing holds no images"):
         find_images(tmp_path / "missing")
 
 

@@ -14,7 +14,7 @@ def test_every_epoch_is_another_permutation():
 
 
 def test_a_batch_larger_than_the_dataset_is_refused():
-    with pytest.raises(UserError, match=r"batch_size is 8; .* only 6"):
+    with pytest.raises(UserError, match=r"takes 8 .* only 6; lower batch_size"):
         TrainingOrder(6, batch_size=8, epochs=1, seed=0)
-    with pytest.raises(UserError, match=r"batch_size is 4 for each of 2 processes; .* only 6"):
+    with pytest.raises(UserError, match=r"takes 8 .* only 6; lower batch_size"):
         TrainingOrder(6, batch_size=4, epochs=1, seed=0, processes=2)
