@@ -169,6 +169,11 @@ class PairedDataset(Dataset):
             labels = self.labels and config.direction
             x = self.fit(images[0], config.in_channels, self.ranges[0], labels == "BtoA")
             y = self.fit(images[1], config.out_channels, self.ranges[1], labels == "AtoB")
+            found, wanted = (x.shape[2], y.shape[2]), (config.in_channels, config.out_channels)
+            if found != wanted:
+                fields = "in_channels and out_channels are {} and {}".format(*wanted)
+                counts = "{} channels of input and {} of target".format(*found)
+                raise UserError(f"{self.pairs[index].a[0]} has {counts}; {fields}")
         height, width, _ = x.shape
         if self.augmented and min(height, width) < config.crop_size:
             size = f"{width}x{height}, less than crop_size, {config.crop_size}"
@@ -179,8 +184,6 @@ class PairedDataset(Dataset):
         """The image with as many channels, resized as config.resize says, as an array."""
         size = self.new_size(*size_of(image))
         if isinstance(image, np.ndarray):
-            if image.shape[2] != channels:
-                raise UserError(f"an array has {image.shape[2]} channels, config.py {channels}")
             tensor = to_tensor(to_unit(image, limits or "0 255"))
             return resize(tensor, size[::-1]).permute(1, 2, 0).numpy()
         image = image.convert("L" if channels == 1 else "RGB")

@@ -52,6 +52,8 @@ def read_image(path: Path) -> Image.Image:
     try:
         if not path.is_file():  # opening a pipe would wait
             raise UserError("it is missing or not a regular file")
+        if path.suffix == ".npy":
+            raise UserError("an array needs an input_range or a target_range, see docs/tasks.md")
         # Opened here: given a name, Pillow maps a TIFF into memory and mixes up its EXIF rotation.
         with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
             width, height = image.size

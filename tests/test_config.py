@@ -116,8 +116,15 @@ def test_values_that_do_not_go_together_are_refused():
         dataclasses.replace(demo, crop_size=256)
     with pytest.raises(UserError, match=r"crop_size is 128; .* 2\*\*depth = 512, such as 512"):
         dataclasses.replace(demo, depth=9)
-    with pytest.raises(UserError, match="in_channels is 3; it and out_channels must be 1 and 2"):
+    with pytest.raises(UserError, match="in_channels is 3; it must be 1, and out_channels 2"):
         dataclasses.replace(demo, task="colorization")
+    with pytest.raises(UserError, match=r"in_channels is 5; .* 1 or 3; .* an input_range"):
+        dataclasses.replace(demo, in_channels=5)
+    for text in ("1", "2 1", "0 nan", "1% 2", "a b", "1% 99% 1% 99%"):
+        with pytest.raises(UserError, match="it must be LOW HIGH, a pair for each channel, or"):
+            dataclasses.replace(demo, in_channels=5, input_range=text)
+    with pytest.raises(UserError, match="task is 'style'; it cannot be combined with"):
+        dataclasses.replace(demo, task="style", target_range="0 1")
     with pytest.raises(UserError, match=r"gan_weight is 0.* no loss"):
         dataclasses.replace(demo, gan_weight=0.0, lambda_l1=0.0)
 

@@ -21,13 +21,13 @@ def names(found) -> tuple[str, list[str]]:
 def test_side_by_side_files_in_natural_order(tmp_path):
     touch(tmp_path, "train/10.png", "train/9.jpg", "train/notes.txt", "train/._9.jpg")
     assert names(find_pairs(tmp_path, "train")) == ("train", ["9", "10"])
-    assert all(pair.b is None for pair in find_pairs(tmp_path, "train")[1])
+    assert all(pair.b == () for pair in find_pairs(tmp_path, "train")[1])
 
 
 def test_two_folders_are_matched_by_name(tmp_path):
     touch(tmp_path, "A/train/1.jpg", "A/train/2.jpg", "B/train/2.png", "B/train/1.webp")
     _, pairs = find_pairs(tmp_path, "train")
-    assert [(pair.a.name, pair.b.name) for pair in pairs] == [
+    assert [(pair.a[0].name, pair.b[0].name) for pair in pairs] == [
         ("1.jpg", "1.webp"),
         ("2.jpg", "2.png"),
     ]
@@ -36,6 +36,18 @@ def test_two_folders_are_matched_by_name(tmp_path):
     assert names(find_pairs(tmp_path, "train", refused.append)) == ("train", ["1", "2"])
     assert [name in str(error) for name, error in zip("134", refused, strict=True)] == [True] * 3
     with pytest.raises(UserError, match=r"B.train.1\.(png|webp) and 1\.(png|webp) differ only"):
+        find_pairs(tmp_path, "train")
+
+
+def test_folders_with_numbers_are_stacked(tmp_path):
+    files = [f"{folder}/train/{name}.npy" for folder in ("A1", "A2", "A10", "B") for name in "xy"]
+    touch(tmp_path, *files)
+    used, pairs = find_pairs(tmp_path, "train")
+    assert (used, [pair.name for pair in pairs]) == ("train", ["x", "y"])
+    assert [file.parent.parent.name for file in pairs[0].a] == ["A1", "A2", "A10"]
+    assert [file.parent.parent.name for file in pairs[0].b] == ["B"]
+    (tmp_path / "A2" / "train" / "x.npy").unlink()
+    with pytest.raises(UserError, match=r"A1.train.x\.npy has no partner of that name in .*A2"):
         find_pairs(tmp_path, "train")
 
 

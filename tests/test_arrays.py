@@ -1,0 +1,177 @@
+"""Scientific data: arrays of any number of channels and 16-bit files, in their own units."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from conftest import TINY, arguments, config_for, same_training
+
+import evaluate
+import train
+from dataset import PairedDataset
+from engine.arrays import from_unit, read_array, to_unit, write_array
+from engine.cli import UserError
+from engine.files import read_json
+from utils import load_generator, translate
+
+CHANNELS = {"in_channels": 5, "out_channels": 2}
+RANGES = {"input_range": "0 100", "target_range": "-5 5 0 4000"}
+
+
+def scan(seed: int, shape=(40, 48)) -> tuple[np.ndarray, np.ndarray]:
+    """Five input channels from 0 to 100, and two targets that depend on them."""
+    random = np.random.default_rng(seed)
+    x = random.uniform(0, 100, (shape[0] // 8, shape[1] // 8, 5)).repeat(8, 0).repeat(8, 1)
+    y = np.stack([x[..., 0] / 10 - 5, x[..., 1] * 40], axis=2)
+    return x.astype(np.float32), y.astype(np.float64)
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """A set of .npy files in folders A and B."""
+    root = tmp_path_factory.mktemp("scans")
+    for split, count in {"train": 6, "val": 2, "test": 2}.items():
+        for folder in ("A", "B"):
+            (root / folder / split).mkdir(parents=True)
+        for number in range(count):
+            for folder, array in zip("AB", scan(number), strict=True):
+                np.save(root / folder / split / f"{number}.npy", array)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(scans, tmp_path_factory):
+    config = config_for(
+        scans, tmp_path_factory.mktemp("run"), direction="AtoB", **CHANNELS, **RANGES
+    )
+    assert train.train(config) == 0
+    return config.folder
+
+
+def test_five_channels_train_resume_and_are_scored_in_their_units(scans, run, tmp_path):
+    words = arguments(**{**TINY, **CHANNELS, **RANGES, "direction": "AtoB", "data_root": scans})
+    assert train.main([*words, "--epochs", "1", "--output", tmp_path / "parts"]) == 0
+    assert train.main(["--resume", tmp_path / "parts", "--epochs", "3"]) == 0
+    assert same_training(run, tmp_path / "parts")
+
+    assert evaluate.main([run, "--output", tmp_path / "test", "--device", "cpu"]) == 0
+    scores = json.loads((tmp_path / "test" / "scores.json").read_text())
+    assert scores["mae"] == pytest.approx(scores["l1"] / 2 * (10 + 4000) / 2, rel=1e-5)
+    values = np.load(tmp_path / "test" / "values" / "0.npy")
+    assert values.shape == (32, 32, 2) and values.dtype == np.float32
+    assert values[..., 0].min() >= -5 and 5 < values[..., 1].max() <= 4000
+    for name in ("grid.png", "gallery.html", "output/0.png"):
+        assert (tmp_path / "test" / name).stat().st_size > 100
+
+
+def test_crops_are_aligned_and_scaled(scans):
+    config = config_for(scans, scans, direction="AtoB", resize="none", **CHANNELS, **RANGES)
+    for index in range(3):
+        x, y = (PairedDataset(config, "train")[1, index][name] for name in ("input", "target"))
+        assert x.shape == (5, 32, 32) and y.shape == (2, 32, 32)
+        assert np.allclose(x[:2], y, atol=1e-5)  # both are 0..100, as -1..1
+    config = config_for(scans, scans, direction="AtoB", resize="fit", **CHANNELS, **RANGES)
+    assert PairedDataset(config, "test")[0]["input"].shape == (5, 36, 43)
+
+
+def test_translating_arrays_and_files(scans, run, tmp_path):
+    generator = load_generator(run)
+    x, _ = scan(0)
+    y = translate(generator, x)
+    assert y.shape == (40, 48, 2) and np.ptp(y[..., 1]) > 5
+    source = scans / "A" / "test" / "0.npy"
+    assert evaluate.main([run, "--input", source, "--output", tmp_path / "y.npy"]) == 0
+    assert np.array_equal(np.load(tmp_path / "y.npy"), y)
+    assert evaluate.main([run, "--input", source.parent, "--output", tmp_path / "all"]) == 0
+    assert {file.name for file in (tmp_path / "all").iterdir()} == {"0.npy", "1.npy"}
+    with pytest.raises(UserError, match=r"has the shape \(40, 48, 3\)"):
+        translate(generator, x[..., :3])
+    with pytest.raises(UserError, match=r"y\.png cannot hold 2 channels; \.npy can"):
+        evaluate.main([run, "--input", source, "--output", tmp_path / "y.png"])
+    assert not (tmp_path / "y.png").exists()
+
+
+def test_percentiles_are_measured_and_kept(scans, tmp_path):
+    fields = {**CHANNELS, "input_range": "1% 99%", "target_range": "0% 100%", "epochs": 1}
+    config = config_for(scans, tmp_path / "run", direction="AtoB", **fields)
+    assert train.train(config) == 0
+    saved = read_json(tmp_path / "run" / "config.json")
+    low, high = np.array(saved["target_range"].split(), float).reshape(2, 2).T
+    targets = np.concatenate([scan(number)[1].reshape(-1, 2) for number in range(6)])
+    assert np.allclose([low, high], [targets.min(0), targets.max(0)], rtol=1e-5)
+    assert len(saved["input_range"].split()) == 10
+    shutil.rmtree(tmp_path / "run" / "samples")
+    assert train.main(["--resume", str(tmp_path / "run"), "--epochs", "2"]) == 0
+    assert read_json(tmp_path / "run" / "config.json")["input_range"] == saved["input_range"]
+
+
+def test_sixteen_bit_files_in_and_out_and_stacked_inputs(tmp_path):
+    random = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for folder in ("A1", "A2", "B"):
+            (tmp_path / folder / split).mkdir(parents=True)
+            shape = (40, 40, 3) if folder == "A1" else (40, 40)
+            image = random.integers(0, 60000, shape, np.uint16)
+            ending = "tif" if folder == "A2" else "png"
+            cv2.imwrite(str(tmp_path / folder / split / f"1.{ending}"), image)
+    fields = {"in_channels": 4, "out_channels": 1, "input_range": "0 65535"}
+    config = config_for(
+        tmp_path, tmp_path / "run", direction="AtoB", epochs=1, batch_size=1, **fields
+    )
+    config = type(config)(**{**vars(config), "target_range": "0 60000"})
+    assert train.train(config) == 0
+    generator = load_generator(tmp_path / "run")
+    stacked = [
+        read_array(tmp_path / folder / "test" / f"1.{e}")
+        for folder, e in (("A1", "png"), ("A2", "tif"))
+    ]
+    result = translate(generator, np.concatenate(stacked, axis=2))
+    np.save(tmp_path / "x.npy", np.concatenate(stacked, axis=2))
+    for ending in ("png", "tif"):
+        words = ["--input", tmp_path / "x.npy", "--output", tmp_path / f"y.{ending}"]
+        assert evaluate.main([tmp_path / "run", *words]) == 0
+        written = read_array(tmp_path / f"y.{ending}")
+        assert np.abs(written - result).max() <= (0.51 if ending == "png" else 1e-3)
+    assert cv2.imread(str(tmp_path / "y.png"), cv2.IMREAD_UNCHANGED).dtype == np.uint16
+
+
+def test_values_survive_a_round_trip(tmp_path):
+    array = np.random.default_rng(0).uniform(-3, 3, (5, 6, 3)).astype(np.float32)
+    for name in ("x.npy", "x.tif"):
+        write_array(array, tmp_path / name)
+        assert np.array_equal(read_array(tmp_path / name), array)
+    text = "-3 3 -3 3 -4 4"
+    assert np.allclose(from_unit(to_unit(array, text), text), array, atol=1e-5)
+    assert to_unit(np.float32([[[9]]]), "0 1") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("x.npy", b"no array", "cannot be read as an array"),
+        ("x.tif", b"no image", "it is not an image"),
+        ("x.npy", np.zeros((2, 2, 2, 2)), r"its shape is \(2, 2, 2, 2\)"),
+        ("x.npy", np.float32([[np.nan]]), "not finite"),
+        ("x.npy", np.array([[{}]], object), "cannot be read as an array"),
+        ("x.npy", np.array([["a"]]), "cannot be read as an array"),
+    ],
+)
+def test_bad_arrays_are_refused_by_name(tmp_path, name, content, line):
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    else:
+        np.save(tmp_path / name, content)
+    with pytest.raises(UserError, match=rf"{name} .*{line}"):
+        read_array(tmp_path / name)
+
+
+def test_what_does_not_fit_the_configuration_is_refused_by_name(scans, tmp_path):
+    wrong = {**CHANNELS, "in_channels": 4}
+    config = config_for(scans, tmp_path, direction="AtoB", **wrong, **RANGES)
+    with pytest.raises(UserError, match=r"0\.npy has 5 channels of input.* are 4 and 2"):
+        PairedDataset(config, "train")
+    config = config_for(scans, tmp_path, direction="AtoB")
+    with pytest.raises(UserError, match=r"0\.npy: an array needs an input_range"):
+        PairedDataset(config, "train")
