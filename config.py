@@ -89,11 +89,6 @@ class Config:
         check_fields(self, CHOICES, RANGES, RULES)
 
     @property
-    def smallest_size(self) -> int:
-        """The least crop_size for SSIM, whose window is 11 px, and the discriminator."""
-        return max(16, math.ceil((self.receptive_field + 2) / 3))
-
-    @property
     def folder(self) -> Path:
         """The folder of the run."""
         name = PurePath(self.data_root).name if self.task == "pairs" else self.task
@@ -192,10 +187,11 @@ RULES = [
             f"{max(1, round(c.crop_size / 2**c.depth)) * 2**c.depth}; or choose another depth"
         ),
     ),
+    ("crop_size", lambda c: c.crop_size >= 16, "must be 16 or more, for SSIM"),
     (
-        "crop_size",
-        lambda c: c.crop_size >= c.smallest_size,
-        lambda c: f"must be {c.smallest_size} or more for SSIM and the receptive_field",
+        "crop_size",  # or an image has no patch to judge
+        lambda c: 3 * c.crop_size >= c.receptive_field + 2,
+        lambda c: f"is too small for a receptive_field of {c.receptive_field}",
     ),
     (
         "load_size",
@@ -272,15 +268,13 @@ PRESETS: dict[str, Config] = {
 def require_data(config: Config) -> None:
     """Raises UserError if the dataset is missing, with the command that makes it."""
     root = Path(config.data_root)
-    if root.is_dir():
-        return
-    sources = {p.data_root: "data.download" for p in PRESETS.values() if p.task == "pairs"}
-    sources["data/demo"] = "data.make_demo"
-    how = "it must be a folder of images, see data/README.md"
-    if root.as_posix() in sources:
-        name = f" {root.name}" if root.name != "demo" else ""
-        how = f"python -m {sources[root.as_posix()]}{name} makes it"
-    raise UserError(f"data_root {root} does not exist; {how}")
+    commands = {p.data_root: "data.download" for p in PRESETS.values() if p.task == "pairs"}
+    command = {**commands, "data/demo": "data.make_demo"}.get(root.as_posix())
+    if command == "data.download":
+        command += f" {root.name}"
+    if not root.is_dir():
+        how = f"python -m {command} makes it" if command else "it must be a folder of images"
+        raise UserError(f"data_root {root} does not exist; {how}")
 
 
 # ---- Saved configurations ---------------------------------------------------------------------

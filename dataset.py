@@ -50,11 +50,19 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from engine.arrays import measured, to_unit
-from engine.files import write_text
+from engine.arrays import to_unit
 from engine.images import read_image, resize, to_tensor
 from engine.loading import TrainingOrder, in_threads, load_batches
-from engine.pairs import STAND_INS, Picture, find_pairs, find_photos, half_of, read_pair, size_of
+from engine.pairs import (
+    STAND_INS,
+    Picture,
+    find_pairs,
+    find_photos,
+    half_of,
+    measured_ranges,
+    read_pair,
+    size_of,
+)
 from metrics.palettes import find_palette
 from tasks import task_of
 
@@ -235,21 +243,11 @@ class PairedDataset(Dataset):
 
 
 def with_measured_ranges(config: Config) -> Config:
-    """The configuration with percentiles in its ranges replaced by their values, measured on up to
-    100 training pairs."""
-    ranges = (config.input_range, config.target_range)
-    if "%" not in "".join(ranges):
-        return config
+    """The configuration with percentiles in its ranges replaced by their values in training."""
     order = 1 if config.direction == "AtoB" else -1
-    _, pairs = find_pairs(Path(config.data_root), "train")
-    arrays = [bool(text) for text in ranges[::order]]
-    samples = [read_pair(pair, arrays)[::order] for pair in pairs[:: len(pairs) // 100 + 1]]
-    inputs, targets = zip(*samples, strict=True)
-    return replace(
-        config,
-        input_range=measured(ranges[0], inputs),
-        target_range=measured(ranges[1], targets),
-    )
+    ranges = (config.input_range, config.target_range)[::order]
+    x, y = measured_ranges(Path(config.data_root), ranges)[::order]
+    return replace(config, input_range=x, target_range=y)
 
 
 def load_pairs(data: PairedDataset, order: TrainingOrder | None = None) -> DataLoader:
@@ -259,16 +257,6 @@ def load_pairs(data: PairedDataset, order: TrainingOrder | None = None) -> DataL
     workers = 0 if data.cached and workers < 0 else workers
     pin = data.config.device != "cpu" and torch.cuda.is_available()
     return load_batches(data, order, workers, pin)
-
-
-def list_skipped(skipped: list[str], folder: Path) -> None:
-    """Prints which files were left out, and writes all reasons to skipped.txt."""
-    (folder / "skipped.txt").unlink(missing_ok=True)  # of an earlier run
-    skipped = list(dict.fromkeys(skipped))
-    if skipped:
-        write_text(folder / "skipped.txt", "\n".join(skipped) + "\n")
-        print(f"{len(skipped)} files were left out ({folder / 'skipped.txt'}):")
-        print(*(f"  {line}" for line in skipped[:20]), sep="\n")
 
 
 # ---- Checking a dataset -----------------------------------------------------------------------

@@ -74,14 +74,14 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from dataset import PairedDataset, list_skipped, load_pairs
+from dataset import PairedDataset, load_pairs
 from engine.arrays import ARRAY_ENDINGS, from_unit, limits, read_array, write_array
 from engine.devices import command_line
 from engine.files import write_text
 from engine.gallery import Gallery
 from engine.hub import is_export
 from engine.images import plan_outputs, read_image, save_image, to_image, to_tensor
-from engine.pairs import size_of
+from engine.pairs import list_skipped, size_of
 from metrics.distances import check_inception, distances
 from metrics.images import score
 from metrics.labels import LabelReader, read_classes

@@ -1,12 +1,10 @@
-"""Train Pix2Pix.
+"""Train Pix2Pix. config.py holds every hyperparameter.
 
     python train.py                                    the demo: draws its data, runs on a laptop
     python train.py facades                            an experiment of the paper
     python train.py facades --epochs 10 --output runs/mine
     python train.py --resume runs/mine                 resumes a run
     torchrun --nproc-per-node 8 train.py maps          on the 8 GPUs of a machine
-
-config.py holds every hyperparameter.
 """
 
 from argparse import Namespace
@@ -56,12 +54,13 @@ from torch.optim import Adam
 
 import utils
 from data.make_demo import DEMO_ROOT, make_demo
-from dataset import PairedDataset, list_skipped, load_pairs, with_measured_ranges
+from dataset import PairedDataset, load_pairs, with_measured_ranges
 from discriminator import PatchDiscriminator
 from engine import fast
 from engine.devices import device_of
 from engine.files import write_text
 from engine.loading import TrainingOrder
+from engine.pairs import list_skipped
 from engine.processes import Processes, alone_in
 from engine.run import Run, Schedule
 from evaluate import validate
@@ -70,8 +69,8 @@ from metrics.palettes import palette_name
 
 # What train_step returns, which are columns of log.csv, and their names in the progress bar.
 LOSSES = {"loss_d": "D", "loss_g_gan": "G", "loss_g_l1": "L1"}
-COLUMNS = ["step", "epoch", *LOSSES, "val_l1", "val_psnr", "val_ssim", "learning_rate"]
-COLUMNS += ["images_per_second"]
+SCORES = ["val_l1", "val_psnr", "val_ssim"]
+COLUMNS = ["step", "epoch", *LOSSES, *SCORES, "learning_rate", "images_per_second"]
 
 # ---- The objective and the step ---------------------------------------------------------------
 
@@ -114,10 +113,8 @@ def prepare(model: Model, config: Config) -> Model:
         networks = [network for network in model[:2] if network]
         size = (config.batch_size, config.in_channels, config.crop_size, config.crop_size)
         if fast.speed_up(networks, config.precision, torch.empty(size, device="meta")):
-            optimizer_d = model.optimizer_d and fast.fused(model.optimizer_d)
-            model = model._replace(
-                optimizer_g=fast.fused(model.optimizer_g), optimizer_d=optimizer_d
-            )
+            fused_d = model.optimizer_d and fast.fused(model.optimizer_d)
+            model = model._replace(optimizer_g=fast.fused(model.optimizer_g), optimizer_d=fused_d)
         if model.average:
             fast.match_layout(model.average, model.generator)
     if config.precision == "bf16":
@@ -303,19 +300,17 @@ def main(argv=None) -> int:
     options = parse_arguments(argv)
     if options.resume and not utils.checkpoint_files(options.resume):
         utils.load_checkpoint(options.resume)  # raises before a folder is created
-    folder = utils.run_folder(options.resume) if options.resume else options.config.folder
+    folder = options.config.folder if options.config else utils.run_folder(options.resume)
     with alone_in(folder):
         if options.resume:
             checkpoint = utils.load_checkpoint(options.resume)
-            utils.with_weights(
-                utils.build_generator, checkpoint, "generator", folder
-            )  # raises if not
+            utils.with_weights(utils.build_generator, checkpoint, "generator", folder)  # fits
             config = resumed(config_from_dict(checkpoint["config"]), options.fields)
             return train(replace(config, output=str(folder)), checkpoint)
         if utils.checkpoint_files(folder):
+            resume = f"python train.py --resume {shlex.quote(str(folder))}"
             raise UserError(
-                f"{folder} already holds a run; resume it with `python train.py --resume "
-                f"{shlex.quote(str(folder))}`, or give another --output"
+                f"{folder} holds a run; resume it by {resume}, or give another --output"
             )
         return train(options.config)
 

@@ -41,16 +41,9 @@ CHECKPOINT_FORMAT = 1
 def build_generator(config: Config) -> UNetGenerator:
     """The untrained generator of a configuration."""
     kind = {"unet": UNetGenerator, "encoder_decoder": EncoderDecoderGenerator}[config.generator]
-    return kind(
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        base_channels=config.base_channels,
-        depth=config.depth,
-        dropout=config.dropout,
-        norm=config.norm,
-        upsampling=config.upsampling,
-        dropout_layers=config.dropout_layers,
-    )
+    names = ("in_channels", "out_channels", "base_channels", "depth", "dropout", "norm")
+    names += ("upsampling", "dropout_layers")
+    return kind(**{name: getattr(config, name) for name in names})
 
 
 def build_discriminator(config: Config) -> PatchDiscriminator:

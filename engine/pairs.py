@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from engine.arrays import read_array
+from engine.arrays import measured, read_array
 from engine.cli import UserError
+from engine.files import write_text
 from engine.images import find_images, is_image, natural_order, read_image
 
 Picture = Image.Image | np.ndarray
@@ -148,3 +149,24 @@ def half_of(image: Picture, part: str) -> Picture:
     if isinstance(image, np.ndarray):
         return image[:, left:right]
     return image.crop((left, 0, right, height))
+
+
+def measured_ranges(root: Path, ranges: tuple[str, str]) -> tuple[str, str]:
+    """The ranges of A and B, with percentiles replaced by their values in up to 100 training
+    pairs."""
+    if "%" not in "".join(ranges):
+        return ranges
+    _, pairs = find_pairs(root, "train")
+    arrays = (bool(ranges[0]), bool(ranges[1]))
+    a, b = zip(*(read_pair(p, arrays) for p in pairs[:: len(pairs) // 100 + 1]), strict=True)
+    return measured(ranges[0], a), measured(ranges[1], b)
+
+
+def list_skipped(skipped: list[str], folder: Path) -> None:
+    """Prints which files were left out, and writes all reasons to skipped.txt."""
+    (folder / "skipped.txt").unlink(missing_ok=True)  # of an earlier run
+    skipped = list(dict.fromkeys(skipped))
+    if skipped:
+        write_text(folder / "skipped.txt", "\n".join(skipped) + "\n")
+        print(f"{len(skipped)} files were left out ({folder / 'skipped.txt'}):")
+        print(*(f"  {line}" for line in skipped[:20]), sep="\n")
