@@ -88,7 +88,7 @@ def draw_progress(run: str | Path) -> Path | None:
         for epochs in zip(*map(sample_rows, shown), strict=False)
     ]
     path = Path(run) / "progress.png"
-    save_image(image_grid(rows, ["input", *map(title, shown), "target"]), path)
+    save_image(image_grid(rows, ["input", *map(caption, shown), "target"]), path)
 
     frames = []
     for file in evenly(files, FILM_FRAMES):
@@ -96,7 +96,7 @@ def draw_progress(run: str | Path) -> Path | None:
             [image.resize((FILM_SIDE, FILM_SIDE)) for image in images]
             for images in sample_rows(file)[: len(rows)]
         ]
-        frames.append(image_grid(small, ["input", title(file), "target"]))
+        frames.append(image_grid(small, ["input", caption(file), "target"]))
     # One palette for all frames: faster, and unchanged pixels take no space.
     palette = frames[-1].quantize(256)
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
@@ -107,7 +107,7 @@ def draw_progress(run: str | Path) -> Path | None:
     return path
 
 
-def title(file: Path) -> str:
+def caption(file: Path) -> str:
     return f"epoch {int(file.stem.removeprefix('epoch_'))}"
 
 
