@@ -1,10 +1,10 @@
 """Train Pix2Pix. config.py holds every hyperparameter.
 
-    python train.py                                    the demo: draws its data, runs on a laptop
-    python train.py facades                            an experiment of the paper
-    python train.py facades --epochs 10 --output runs/mine
-    python train.py --resume runs/mine                 resumes a run
-    torchrun --nproc-per-node 8 train.py maps          on the 8 GPUs of a machine
+python train.py                                    the demo: draws its data, runs on a laptop
+python train.py facades                            an experiment of the paper
+python train.py facades --epochs 10 --output runs/mine
+python train.py --resume runs/mine                 resumes a run
+torchrun --nproc-per-node 8 train.py maps          on the 8 GPUs of a machine
 """
 
 from argparse import Namespace

@@ -82,7 +82,7 @@ def results(content: dict) -> tuple[list[list[str]], str]:
         facts += " Segmentation scores by a label reader, a stand-in for FCN-8s."
     table = table_of([content.get("title", "run")], rows)
     if papers[0] and "per-pixel" in table[0]:
-        table[0].append("paper")
+        table[0].append("paper (Cityscapes)")
         for cells, numbers in zip(table[1:], papers, strict=True):
             cells.append(" / ".join(f"{number:.2f}" for number in numbers))
     return table, facts
