@@ -4,6 +4,8 @@
     python -m tools.export runs/mine --precision int8 --output shared  a quarter of the size
     python -m tools.export runs/mine --onnx mine.onnx                  for use without PyTorch
     python -m tools.export runs/mine --onnx mine.onnx --no_dropout     deterministic
+    python -m tools.export runs/mine --web site                        a page to draw on
+    python -m tools.export runs/mine --space space                     for a Hugging Face Space
 
 evaluate.py and `utils.load_generator` accept the folder, and hf://owner/name once it is uploaded.
 Input and output of the ONNX file are float32 (N, C, H, W) in [-1, 1], of any height and width.
@@ -25,7 +27,12 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     parser.add_argument("--no_ema", action="store_true", help="the weights instead of their EMA")
     parser.add_argument("--onnx", metavar="FILE", help="write this ONNX file instead of a folder")
     parser.add_argument("--no_dropout", action="store_true", help="ONNX: leave out the noise")
+    parser.add_argument("--web", metavar="FOLDER", help="write a static site to draw on instead")
+    parser.add_argument("--runtime", metavar="DIR", help="onnxruntime-web's dist/, not downloaded")
+    parser.add_argument("--space", metavar="FOLDER", help="write a Gradio app instead")
     options = parser.parse_args(argv)
+    if options.runtime and not options.web:
+        raise UserError("--runtime needs --web")
     for name in ("no_dropout",) if options.onnx is None else ("output", "precision"):
         if getattr(options, name):
             relation = "needs" if options.onnx is None else "cannot be combined with"
@@ -201,6 +208,19 @@ def export_onnx(
 def main(argv=None) -> int:
     options = parse_arguments(argv)
     run, ema = options.run, not options.no_ema
+    if options.web or options.space:
+        try:
+            from tools.site import write_site, write_space
+        except ImportError as error:
+            raise UserError("ONNX files need a package: pip install onnx") from error
+        if options.web:
+            write_site(run, Path(options.web), options.runtime, ema)
+            print(f"wrote {options.web}; try it: python -m http.server --directory {options.web}")
+        if options.space:
+            write_space(run, Path(options.space), ema)
+            print(f"wrote {options.space}; upload it as a Space, or there: python app.py")
+        return 0
+
     if options.onnx is not None:
         metadata = export_onnx(run, options.onnx, not options.no_dropout, ema)
         print(f"wrote {options.onnx}, dropout {metadata['dropout']}; values are in [-1, 1]")
