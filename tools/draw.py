@@ -22,10 +22,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--port", type=int, default=0, help="of 127.0.0.1 (default: a free one)")
     add("--no_browser", action="store_true", help="print the address, do not open it")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    options = parser.parse_args(argv)
-    if not 0 <= options.port < 2**16:
-        raise UserError(f"--port is {options.port}; it must be from 0 to 65535")
-    return options
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
@@ -67,11 +64,10 @@ def find_runs(paths: list[str]) -> dict[str, str]:
     """The runs at each of `paths`, or in a folder there, by a short name. Raises UserError."""
     found = []
     for path in paths:
-        folders = sorted(Path(path).glob("*/"), key=natural_order)
-        folders.sort(key=lambda folder: folder.name != "facades")
-        runs = [
-            run for run in (path, *map(str, folders)) if hub.is_export(run) or checkpoint_files(run)
-        ]
+        folders = sorted(
+            map(str, Path(path).glob("*/")), key=lambda f: (Path(f).name != "facades", f)
+        )
+        runs = [run for run in (path, *folders) if hub.is_export(run) or checkpoint_files(run)]
         if not runs:
             raise UserError(
                 f"{path} is not a run with a checkpoint, an export or a folder of these"
@@ -85,11 +81,8 @@ def find_runs(paths: list[str]) -> dict[str, str]:
 
 def stamp_of(run: str) -> int:
     """When the run's newest checkpoint was saved."""
-    return (
-        (Path(run, hub.WEIGHTS) if hub.is_export(run) else checkpoint_files(run)[0])
-        .stat()
-        .st_mtime_ns
-    )
+    weights = Path(run, hub.WEIGHTS)
+    return (weights if weights.is_file() else checkpoint_files(run)[0]).stat().st_mtime_ns
 
 
 @lru_cache(maxsize=4)
@@ -99,11 +92,12 @@ def generator_of(run: str, device: str, stamp: int) -> torch.nn.Module:
 
 
 def config_of(run: str) -> Config:
-    """The configuration, without reading the weights if possible. Raises UserError."""
-    if hub.is_export(run):
-        return config_from_dict(hub.read_description(Path(run))["config"])
-    file = run_folder(run) / "config.json"
-    return config_from_dict(read_json(file)) if file.is_file() else load_generator(run).config
+    """The configuration, if possible without reading the weights. Raises UserError."""
+    file = run_folder(run) / hub.DESCRIPTION
+    if not file.is_file():
+        return load_generator(run).config
+    values = read_json(file)
+    return config_from_dict(values["config"] if hub.is_export(run) else values)
 
 
 def describe(run: str, config: Config) -> dict:
@@ -117,16 +111,16 @@ def describe(run: str, config: Config) -> dict:
         kind = "labels"
     elif config.task == "pairs" and Path(config.data_root).name.startswith("edges2"):
         kind = "edges"
-    # Two tasks work at the size of training and keep the detail of any photo.
+    # Two tasks work at the size of training and keep the detail of a larger photo.
     longest = 1024 if config.task in ("colorization", "inpainting") else config.crop_size
-    fields = {name: getattr(config, name) for name in ("task", "direction", "mask")}
+    about = {"task": config.task, "direction": config.direction, "size": config.crop_size}
     colors = palette.classes if kind == "labels" else {}
-    return {"kind": kind, "size": config.crop_size, "longest": longest, "palette": colors, **fields}
+    return {"kind": kind, "longest": longest, "palette": colors, **about}
 
 
 def examples_of(run: str, config: Config) -> list[tuple[Path, tuple | None]]:
-    """Inputs to start from, as files and the part to cut out: examples/ in the run's folder, or else
-    what evaluate.py wrote, or else the newest sample grid."""
+    """Inputs to start from, as files and the part to cut out: examples/ in the run's folder, or
+    else what evaluate.py wrote, or else the newest sample grid."""
     folder, photo, pitch = run_folder(run), config.task in FROM_PHOTO, config.crop_size + GAP
     for name in ("examples", "test/target" if photo else "test/input"):
         files = sorted(filter(is_image, folder.glob(f"{name}/*")), key=natural_order)
@@ -155,27 +149,21 @@ class Server(ThreadingHTTPServer):
         self.paths, self.device, self.lock = paths, device, threading.Lock()
         try:
             super().__init__(("127.0.0.1", port), Handler)
-        except OSError as error:
-            raise UserError(f"--port {port} cannot be used: {error.strerror}") from error
+        except (OSError, OverflowError) as error:
+            raise UserError(f"--port {port} cannot be used: {error}") from error
         self.hosts = [f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")]
 
     def server_bind(self):
         socketserver.TCPServer.server_bind(self)  # HTTPServer's looks up a name, which can hang
         self.server_name, self.server_port = self.server_address
 
-    def run_named(self, name: str) -> str:
-        runs = find_runs(self.paths)
-        if name not in runs:
-            raise UserError(f"run {name!r} is gone; reload the page")
-        return runs[name]
-
     def listing(self) -> list[dict]:
+        """The runs as the page lists them."""
         runs = []
         for name, run in find_runs(self.paths).items():
             runs.append({"name": name, "stamp": str(stamp_of(run))})
             try:
-                config = config_of(run)
-                link = f"example?run={quote(name, safe='')}&number="
+                config, link = config_of(run), f"example?run={quote(name, safe='')}&number="
                 links = [f"{link}{i}" for i in range(len(examples_of(run, config)))]
                 runs[-1] |= {**describe(run, config), "examples": links}
             except UserError as error:
@@ -184,7 +172,7 @@ class Server(ThreadingHTTPServer):
 
     def translated(self, name: str, image: Image.Image, seed: int = 0, noise: bool = True):
         """The translation. For inpainting, the lower half of `image` is the mask."""
-        run, mask = self.run_named(name), None
+        run, mask = find_runs(self.paths)[name], None
         with self.lock:
             generator = generator_of(run, self.device, stamp_of(run))
             width, height = image.size
@@ -201,34 +189,32 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 60
 
     def do_GET(self):
-        self.route({"/": self.page, "/runs.json": self.runs, "/example": self.example})
-
-    def do_POST(self):
-        self.route({"/read": self.read, "/translate": self.translate})
-
-    def route(self, answers: dict):
-        """Answers with bytes and their type, or with a line about what went wrong."""
+        """Answers with what the path names, or a line about what is wrong."""
         hosts, url = self.server.hosts, urlsplit(self.path)
         origin = self.headers.get("Origin", f"http://{hosts[0]}")
         self.query = dict(parse_qsl(url.query))
         try:
             # A page elsewhere must not reach this server, nor one under a name that leads here.
             if self.headers.get("Host") not in hosts or origin.removeprefix("http://") not in hosts:
-                self.refuse(403, "only for pages of this server")
-            elif url.path not in answers:
-                self.refuse(404, f"{url.path} is not here")
+                self.answer("only for pages of this server", status=403)
+            elif url.path not in self.ANSWERS:
+                self.answer(f"there is no {url.path}", status=404)
             else:
-                self.answer(*answers[url.path]())
+                kind, method = self.ANSWERS[url.path]
+                self.answer(method(self), kind)
         except ConnectionError:  # the page was closed
             self.close_connection = True
+        except LookupError as error:
+            self.answer(f"there is no {error}", status=400)
+        except ValueError as error:  # a UserError is one
+            self.answer(str(error), status=400)
         except Exception as error:  # such as a lack of memory; the server lives on
-            self.refuse(400 if isinstance(error, ValueError | LookupError) else 500, str(error))
+            self.answer(f"{type(error).__name__}: {error}", status=500)
 
-    def refuse(self, status: int, reason: str):
-        self.close_connection = True  # what was sent may not have been read
-        self.answer(str(UserError(reason)).encode(), "text/plain; charset=utf-8", status)
+    do_POST = do_GET
 
-    def answer(self, content: bytes, kind: str, status: int = 200):
+    def answer(self, content, kind: str = "text/plain; charset=utf-8", status: int = 200):
+        content = content.encode() if isinstance(content, str) else content
         self.send_response(status)
         headers = {
             "Content-Type": kind,
@@ -236,21 +222,23 @@ class Handler(BaseHTTPRequestHandler):
             "Cache-Control": "no-store",
         }
         headers |= {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY"}
+        if status != 200:
+            headers["Connection"] = "close"  # what was sent may not have been read
         for name, value in headers.items():
             self.send_header(name, str(value))
         self.end_headers()
         self.wfile.write(content)
 
-    def page(self):
-        return PAGE.read_bytes(), "text/html; charset=utf-8"
+    def page(self) -> bytes:
+        return PAGE.read_bytes()
 
-    def runs(self):
-        return json.dumps({"runs": self.server.listing()}).encode(), "application/json"
+    def runs(self) -> str:
+        return json.dumps({"runs": self.server.listing()})
 
-    def example(self):
-        run = self.server.run_named(self.query["run"])
+    def example(self) -> bytes:
+        run = find_runs(self.server.paths)[self.query["run"]]
         file, box = examples_of(run, config_of(run))[int(self.query["number"])]
-        return to_png(read_image(file).crop(box)), "image/png"
+        return to_png(read_image(file).crop(box))
 
     def body(self) -> Image.Image:
         """The image that was sent. Raises UserError."""
@@ -259,18 +247,23 @@ class Handler(BaseHTTPRequestHandler):
             raise UserError(f"an upload must have a length of at most {MAX_BYTES // 2**20} MB")
         return read_image(Path(self.query.get("name", "the image")), self.rfile.read(int(length)))
 
-    def read(self):
+    def read(self) -> bytes:
         """An upload as 8-bit RGB, or with edges=SIZE the edges of a photo."""
         image, edges = self.body(), int(self.query.get("edges", 0))
         image.thumbnail((edges or MAX_SIDE,) * 2)
-        if edges:
-            image = to_image(draw(to_tensor(np.asarray(image))))
-        return to_png(image), "image/png"
+        return to_png(to_image(draw(to_tensor(np.asarray(image)))) if edges else image)
 
-    def translate(self):
+    def translate(self) -> bytes:
         seed, noise = int(self.query.get("seed", 0)), self.query.get("noise") != "0"
-        image = self.server.translated(self.query["run"], self.body(), seed, noise)
-        return to_png(image), "image/png"
+        return to_png(self.server.translated(self.query["run"], self.body(), seed, noise))
+
+    ANSWERS = {
+        "/": ("text/html; charset=utf-8", page),
+        "/runs.json": ("application/json", runs),
+        "/example": ("image/png", example),
+        "/read": ("image/png", read),
+        "/translate": ("image/png", translate),
+    }
 
     def log_message(self, *_):
         """Nothing is logged."""

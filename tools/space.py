@@ -1,4 +1,4 @@
-"""The app of a Space, which tools/site.py writes beside model.onnx and runs.json."""
+"""The app of a Space. tools/site.py writes it beside model.onnx and runs.json."""
 
 import json
 from pathlib import Path
@@ -9,25 +9,30 @@ import onnxruntime
 from PIL import Image
 
 RUN = json.loads(Path("runs.json").read_text(encoding="utf-8"))["runs"][0]
-SESSION = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
 COLORS = {name: "#{:02x}{:02x}{:02x}".format(*color) for name, color in RUN["palette"].items()}
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
 
 
 def translate(drawing: dict) -> Image.Image:
     image = drawing["composite"].convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    mode = "L" if SESSION.get_inputs()[0].shape[1] == 1 else "RGB"
-    x = numpy.atleast_3d(numpy.asarray(image.convert(mode), numpy.float32)) / 127.5 - 1
-    y = SESSION.run(None, {"input": x.transpose(2, 0, 1)[None]})[0][0].transpose(1, 2, 0)
+    pixels = numpy.atleast_3d(image.convert("L" if RUN["channels"] == 1 else "RGB"))
+    feeds = {"input": numpy.float32(pixels / 127.5 - 1).transpose(2, 0, 1)[None]}
+    for i, (channels, halvings) in enumerate(RUN["noise"]):
+        sides = [
+            -(-side // RUN["multiple"]) * RUN["multiple"] >> halvings for side in pixels.shape[:2]
+        ]
+        kept = numpy.random.random((1, channels, *sides)) >= RUN["dropout"]
+        feeds[f"noise_{i}"] = numpy.float32(kept / (1 - RUN["dropout"]))
+    y = session.run(None, feeds)[0][0].transpose(1, 2, 0)
     pixels = ((y + 1) * 127.5).round().clip(0, 255).astype(numpy.uint8)
-    return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+    return Image.fromarray(pixels.squeeze())
 
 
 brush = gradio.Brush(colors=list(COLORS.values()) or ["#000000"])
-size = (RUN["size"], RUN["size"])
+start = next(iter(RUN["examples"]), Image.new("RGB", (RUN["size"],) * 2, "white"))
+editor = gradio.ImageEditor(start, type="pil", brush=brush, label="input")
 legend = " ".join(f"`{color}` {name}" for name, color in COLORS.items())
-start = RUN["examples"][0] if RUN["examples"] else Image.new("RGB", size, "white")
-editor = gradio.ImageEditor(start, type="pil", brush=brush, canvas_size=size, label="input")
 app = gradio.Interface(translate, editor, gradio.Image(), title=RUN["name"], description=legend)
 
 if __name__ == "__main__":
