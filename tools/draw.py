@@ -60,29 +60,32 @@ FROM_PHOTO = ("colorization", "inpainting", "super_resolution")  # their input i
 # ---- Runs -------------------------------------------------------------------------------------
 
 
+def weights_of(run: str) -> Path | None:
+    """The newest file with weights of a run, a checkpoint or an export."""
+    files = [Path(run, hub.WEIGHTS), *checkpoint_files(run)]
+    return next((file for file in files if file.is_file()), None)
+
+
 def find_runs(paths: list[str]) -> dict[str, str]:
     """The runs at each of `paths`, or in a folder there, by a short name. Raises UserError."""
     found = []
     for path in paths:
-        folders = sorted(
+        inside = sorted(
             map(str, Path(path).glob("*/")), key=lambda f: (Path(f).name != "facades", f)
         )
-        runs = [run for run in (path, *folders) if hub.is_export(run) or checkpoint_files(run)]
+        runs = [run for run in ([path] if weights_of(path) else inside) if weights_of(run)]
         if not runs:
             raise UserError(
                 f"{path} is not a run with a checkpoint, an export or a folder of these"
             )
-        found += runs[:1] if runs[0] == path else runs
+        found += runs
     names = [Path(run).name for run in found]
-    return {
-        name if names.count(name) == 1 else run: run for name, run in zip(names, found, strict=True)
-    }
+    return {name if names.count(name) == 1 else run: run for name, run in zip(names, found)}  # noqa: B905
 
 
 def stamp_of(run: str) -> int:
-    """When the run's newest checkpoint was saved."""
-    weights = Path(run, hub.WEIGHTS)
-    return (weights if weights.is_file() else checkpoint_files(run)[0]).stat().st_mtime_ns
+    """Changes when the run saves a checkpoint."""
+    return weights_of(run).stat().st_mtime_ns
 
 
 @lru_cache(maxsize=4)
@@ -97,7 +100,7 @@ def config_of(run: str) -> Config:
     if not file.is_file():
         return load_generator(run).config
     values = read_json(file)
-    return config_from_dict(values["config"] if hub.is_export(run) else values)
+    return config_from_dict(values.get("config", values))  # an export has it inside
 
 
 def describe(run: str, config: Config) -> dict:
@@ -190,80 +193,62 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         """Answers with what the path names, or a line about what is wrong."""
-        hosts, url = self.server.hosts, urlsplit(self.path)
+        hosts = self.server.hosts
         origin = self.headers.get("Origin", f"http://{hosts[0]}")
-        self.query = dict(parse_qsl(url.query))
         try:
             # A page elsewhere must not reach this server, nor one under a name that leads here.
             if self.headers.get("Host") not in hosts or origin.removeprefix("http://") not in hosts:
-                self.answer("only for pages of this server", status=403)
-            elif url.path not in self.ANSWERS:
-                self.answer(f"there is no {url.path}", status=404)
-            else:
-                kind, method = self.ANSWERS[url.path]
-                self.answer(method(self), kind)
+                return self.answer(b"only for pages of this server", status=403)
+            url = urlsplit(self.path)
+            self.answer(*self.content(url.path, dict(parse_qsl(url.query))))
         except ConnectionError:  # the page was closed
             self.close_connection = True
         except LookupError as error:
-            self.answer(f"there is no {error}", status=400)
-        except ValueError as error:  # a UserError is one
-            self.answer(str(error), status=400)
-        except Exception as error:  # such as a lack of memory; the server lives on
-            self.answer(f"{type(error).__name__}: {error}", status=500)
+            self.answer(f"not found: {error}".encode(), status=404)
+        except Exception as error:  # a UserError, or a lack of memory; the server lives on
+            self.answer(str(error).encode(), status=400)
 
-    do_POST = do_GET
+    do_POST = do_GET  # noqa: N815
 
-    def answer(self, content, kind: str = "text/plain; charset=utf-8", status: int = 200):
-        content = content.encode() if isinstance(content, str) else content
+    def answer(self, content: bytes, kind: str = "text/plain; charset=utf-8", status: int = 200):
         self.send_response(status)
-        headers = {
-            "Content-Type": kind,
-            "Content-Length": len(content),
-            "Cache-Control": "no-store",
-        }
-        headers |= {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY"}
-        if status != 200:
-            headers["Connection"] = "close"  # what was sent may not have been read
-        for name, value in headers.items():
-            self.send_header(name, str(value))
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        if status != 200:  # what was sent may not have been read
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(content)
 
-    def page(self) -> bytes:
-        return PAGE.read_bytes()
+    def content(self, path: str, query: dict[str, str]) -> tuple[bytes, str]:
+        """What the path names, and its type. Raises UserError and others."""
+        server, size = self.server, int(query.get("edges", 0))
+        if path == "/":
+            return PAGE.read_bytes(), "text/html; charset=utf-8"
+        if path == "/runs.json":
+            return json.dumps({"runs": server.listing()}).encode(), "application/json"
+        if path == "/example":
+            run = find_runs(server.paths)[query["run"]]
+            file, box = examples_of(run, config_of(run))[int(query["number"])]
+            image = read_image(file).crop(box)
+        elif path == "/read":  # an upload as 8-bit RGB, or the edges of a photo
+            image = self.body(query.get("name", "the image"))
+            image.thumbnail((size or MAX_SIDE,) * 2)
+            image = to_image(draw(to_tensor(np.asarray(image)))) if size else image
+        elif path == "/translate":
+            seed, noise = int(query["seed"]), query["noise"] == "1"
+            image = server.translated(query["run"], self.body("the image"), seed, noise)
+        else:
+            raise LookupError(path)
+        return to_png(image), "image/png"
 
-    def runs(self) -> str:
-        return json.dumps({"runs": self.server.listing()})
-
-    def example(self) -> bytes:
-        run = find_runs(self.server.paths)[self.query["run"]]
-        file, box = examples_of(run, config_of(run))[int(self.query["number"])]
-        return to_png(read_image(file).crop(box))
-
-    def body(self) -> Image.Image:
+    def body(self, name: str) -> Image.Image:
         """The image that was sent. Raises UserError."""
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > MAX_BYTES:
             raise UserError(f"an upload must have a length of at most {MAX_BYTES // 2**20} MB")
-        return read_image(Path(self.query.get("name", "the image")), self.rfile.read(int(length)))
-
-    def read(self) -> bytes:
-        """An upload as 8-bit RGB, or with edges=SIZE the edges of a photo."""
-        image, edges = self.body(), int(self.query.get("edges", 0))
-        image.thumbnail((edges or MAX_SIDE,) * 2)
-        return to_png(to_image(draw(to_tensor(np.asarray(image)))) if edges else image)
-
-    def translate(self) -> bytes:
-        seed, noise = int(self.query.get("seed", 0)), self.query.get("noise") != "0"
-        return to_png(self.server.translated(self.query["run"], self.body(), seed, noise))
-
-    ANSWERS = {
-        "/": ("text/html; charset=utf-8", page),
-        "/runs.json": ("application/json", runs),
-        "/example": ("image/png", example),
-        "/read": ("image/png", read),
-        "/translate": ("image/png", translate),
-    }
+        return read_image(Path(name), self.rfile.read(int(length)))
 
     def log_message(self, *_):
         """Nothing is logged."""

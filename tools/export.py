@@ -210,15 +210,12 @@ def main(argv=None) -> int:
     run, ema = options.run, not options.no_ema
     if options.web or options.space:
         try:
-            from tools.site import write_site, write_space
+            from tools.site import SOURCE, write_web
         except ImportError as error:
             raise UserError("ONNX files need a package: pip install onnx") from error
-        if options.web:
-            write_site(run, Path(options.web), options.runtime, ema)
-            print(f"wrote {options.web}; try it: python -m http.server --directory {options.web}")
-        if options.space:
-            write_space(run, Path(options.space), ema)
-            print(f"wrote {options.space}; upload it as a Space, or there: python app.py")
+        folder = options.web or options.space
+        write_web(run, Path(folder), not options.web, options.runtime or SOURCE, ema)
+        print(f"wrote {folder}; " + ("upload it" if options.web else "push it to a Space"))
         return 0
 
     if options.onnx is not None:

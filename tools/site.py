@@ -39,46 +39,37 @@ apply to it.
 """
 
 
-def write_site(run: str, folder: Path, runtime: str | None = None, ema: bool = True) -> None:
-    """Writes the page with the model and onnxruntime-web, which is read from the folder `runtime`
-    or else downloaded. Raises UserError."""
-    contents = {f"runtime/{name}": runtime_file(name, runtime or SOURCE) for name in RUNTIME}
-    contents["index.html"] = PAGE.read_bytes()
-    more = {"runtime": {"script": f"runtime/{SCRIPT}", "integrity": f"sha384-{RUNTIME[SCRIPT]}"}}
-    write(run, folder, contents, more, ema)
-
-
-def write_space(run: str, folder: Path, ema: bool = True) -> None:
-    """Writes a Gradio app with the model, its requirements and card. Raises UserError."""
-    contents = {
-        "app.py": Path(__file__).with_name("space.py").read_bytes(),
-        "requirements.txt": b"gradio>=5\nnumpy\nonnxruntime>=1.17\npillow\n",
-        "README.md": CARD.format(Path(run).resolve().name).encode(),
-    }
-    write(run, folder, contents, {}, ema)
-
-
-def write(run: str, folder: Path, contents: dict[str, bytes], more: dict, ema: bool) -> None:
-    """Writes the contents, the model, the examples and what the page needs to know."""
+def write_web(
+    run: str, folder: Path, space: bool = False, runtime: str = SOURCE, ema: bool = True
+) -> None:
+    """Writes the page with the model and onnxruntime-web, which is downloaded or read from the
+    folder `runtime`; or a Space: a Gradio app with the model. Raises UserError."""
     generator = load_generator(run, ema=ema)
-    config = generator.config
-    if config.task in ("colorization", "super_resolution"):
-        raise UserError(
-            f"{run} cannot leave for the web: {config.task} needs more than its network"
-        )
+    config, model = generator.config, onnx_model(generator, True, {})
+    if config.task in ("colorization", "super_resolution", "inpainting")[: 2 + space]:
+        raise UserError(f"{run} is for tools.draw alone: {config.task} needs more than its network")
     if folder.is_dir() and any(folder.glob("[!.]*")) and not (folder / "runs.json").is_file():
         raise UserError(f"{folder} holds other files; choose an empty folder")
     images = [read_image(file).crop(box) for file, box in examples_of(run, config)]
-    examples = {f"examples/{i}.png": to_png(image) for i, image in enumerate(images, 1)}
-    about = {"name": Path(run).resolve().name, "examples": list(examples), **describe(run, config)}
-    about["channels"], about["multiple"] = config.in_channels, 2**config.depth
-    # The layers with noise: their channels, and how often their size is half of the output's.
-    layers = [(generator.decoder[i][-1].num_features, i) for i in generator.dropped]
-    about["noise"] = [(channels, config.depth - 1 - i) for channels, i in layers]
-    about["dropout"] = config.dropout
-    contents["model.onnx"] = model_for_web(onnx_model(generator, True, {})).SerializeToString()
-    contents["runs.json"] = json.dumps({"runs": [about], **more}).encode()
-    for name, content in {**examples, **contents}.items():
+    contents = {f"examples/{i}.png": to_png(image) for i, image in enumerate(images, 1)}
+    about = {"name": Path(run).resolve().name, "examples": list(contents), **describe(run, config)}
+    about |= {"channels": config.in_channels, "longest": config.crop_size}
+    if space:
+        contents["app.py"] = Path(__file__).with_name("space.py").read_bytes()
+        contents["requirements.txt"] = b"gradio>=5\nnumpy\nonnxruntime>=1.17\npillow\n"
+        contents["README.md"] = CARD.format(about["name"]).encode()
+    else:
+        contents |= {f"runtime/{name}": runtime_file(name, runtime) for name in RUNTIME}
+        contents["index.html"] = PAGE.read_bytes()
+        # The layers with noise: their channels, and how often their size is half of the output's.
+        layers = [(generator.decoder[i][-1].num_features, i) for i in generator.dropped]
+        about["noise"] = [(channels, config.depth - 1 - i) for channels, i in layers]
+        about |= {"dropout": config.dropout, "multiple": 2**config.depth}
+        model = model_for_web(model)
+    script = {"script": f"runtime/{SCRIPT}", "integrity": f"sha384-{RUNTIME[SCRIPT]}"}
+    contents["model.onnx"] = model.SerializeToString()
+    contents["runs.json"] = json.dumps({"runs": [about], "runtime": script}).encode()
+    for name, content in contents.items():
         with replacing(folder / name) as temporary:
             temporary.write_bytes(content)
 

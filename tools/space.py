@@ -17,14 +17,8 @@ def translate(drawing: dict) -> Image.Image:
     image = drawing["composite"].convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     pixels = numpy.atleast_3d(image.convert("L" if RUN["channels"] == 1 else "RGB"))
-    feeds = {"input": numpy.float32(pixels / 127.5 - 1).transpose(2, 0, 1)[None]}
-    for i, (channels, halvings) in enumerate(RUN["noise"]):
-        sides = [
-            -(-side // RUN["multiple"]) * RUN["multiple"] >> halvings for side in pixels.shape[:2]
-        ]
-        kept = numpy.random.random((1, channels, *sides)) >= RUN["dropout"]
-        feeds[f"noise_{i}"] = numpy.float32(kept / (1 - RUN["dropout"]))
-    y = session.run(None, feeds)[0][0].transpose(1, 2, 0)
+    x = numpy.float32(pixels / 127.5 - 1).transpose(2, 0, 1)[None]
+    y = session.run(None, {"input": x})[0][0].transpose(1, 2, 0)
     pixels = ((y + 1) * 127.5).round().clip(0, 255).astype(numpy.uint8)
     return Image.fromarray(pixels.squeeze())
 
