@@ -60,10 +60,10 @@ FROM_PHOTO = ("colorization", "inpainting", "super_resolution")  # their input i
 # ---- Runs -------------------------------------------------------------------------------------
 
 
-def weights_of(run: str) -> Path | None:
-    """The newest file with weights of a run, a checkpoint or an export."""
+def stamp_of(run: str) -> int:
+    """When the newest weights of a run or an export were saved; 0 if it is none."""
     files = [Path(run, hub.WEIGHTS), *checkpoint_files(run)]
-    return next((file for file in files if file.is_file()), None)
+    return next((file.stat().st_mtime_ns for file in files if file.is_file()), 0)
 
 
 def find_runs(paths: list[str]) -> dict[str, str]:
@@ -71,21 +71,14 @@ def find_runs(paths: list[str]) -> dict[str, str]:
     found = []
     for path in paths:
         inside = sorted(
-            map(str, Path(path).glob("*/")), key=lambda f: (Path(f).name != "facades", f)
+            Path(path).glob("*/"), key=lambda f: (f.name != "facades", natural_order(f))
         )
-        runs = [run for run in ([path] if weights_of(path) else inside) if weights_of(run)]
+        runs = [run for run in ([path] if stamp_of(path) else map(str, inside)) if stamp_of(run)]
         if not runs:
-            raise UserError(
-                f"{path} is not a run with a checkpoint, an export or a folder of these"
-            )
+            raise UserError(f"{path} is no run with a checkpoint, no export and no folder of these")
         found += runs
     names = [Path(run).name for run in found]
-    return {name if names.count(name) == 1 else run: run for name, run in zip(names, found)}  # noqa: B905
-
-
-def stamp_of(run: str) -> int:
-    """Changes when the run saves a checkpoint."""
-    return weights_of(run).stat().st_mtime_ns
+    return {run if names.count(name) > 1 else name: run for name, run in zip(names, found)}  # noqa: B905
 
 
 @lru_cache(maxsize=4)
@@ -115,10 +108,10 @@ def describe(run: str, config: Config) -> dict:
     elif config.task == "pairs" and Path(config.data_root).name.startswith("edges2"):
         kind = "edges"
     # Two tasks work at the size of training and keep the detail of a larger photo.
-    longest = 1024 if config.task in ("colorization", "inpainting") else config.crop_size
-    about = {"task": config.task, "direction": config.direction, "size": config.crop_size}
-    colors = palette.classes if kind == "labels" else {}
-    return {"kind": kind, "longest": longest, "palette": colors, **about}
+    longest = 1024 if config.task in FROM_PHOTO[:2] else config.crop_size
+    about = {"kind": kind, "palette": palette.classes if kind == "labels" else {}}
+    about |= {"task": config.task, "direction": config.direction}
+    return {**about, "size": config.crop_size, "longest": longest}
 
 
 def examples_of(run: str, config: Config) -> list[tuple[Path, tuple | None]]:
@@ -178,12 +171,13 @@ class Server(ThreadingHTTPServer):
         run, mask = find_runs(self.paths)[name], None
         with self.lock:
             generator = generator_of(run, self.device, stamp_of(run))
-            width, height = image.size
             if generator.config.task == "inpainting":
-                mask = image.crop((0, height // 2, width, height))
-                image = image.crop((0, 0, width, height // 2))
+                width, height = image.width, image.height // 2
+                mask = image.crop((0, height, width, 2 * height))
+                image = image.crop((0, 0, width, height))
             if max(image.size) > MAX_SIDE:
-                raise UserError(f"the image is {width}x{height}; the limit here is {MAX_SIDE} px")
+                size = f"{image.width}x{image.height}"
+                raise UserError(f"the image is {size}; the limit here is {MAX_SIDE} px")
             return translate(generator, image, seed, noise, mask)
 
 
@@ -193,13 +187,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         """Answers with what the path names, or a line about what is wrong."""
-        hosts = self.server.hosts
+        hosts, url = self.server.hosts, urlsplit(self.path)
         origin = self.headers.get("Origin", f"http://{hosts[0]}")
         try:
             # A page elsewhere must not reach this server, nor one under a name that leads here.
             if self.headers.get("Host") not in hosts or origin.removeprefix("http://") not in hosts:
                 return self.answer(b"only for pages of this server", status=403)
-            url = urlsplit(self.path)
             self.answer(*self.content(url.path, dict(parse_qsl(url.query))))
         except ConnectionError:  # the page was closed
             self.close_connection = True
@@ -212,12 +205,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, content: bytes, kind: str = "text/plain; charset=utf-8", status: int = 200):
         self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
+        headers = {
+            "Content-Type": kind,
+            "Content-Length": len(content),
+            "Cache-Control": "no-store",
+        }
         if status != 200:  # what was sent may not have been read
-            self.send_header("Connection", "close")
+            headers["Connection"] = "close"
+        for name, value in headers.items():
+            self.send_header(name, str(value))
         self.end_headers()
         self.wfile.write(content)
 

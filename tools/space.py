@@ -13,19 +13,16 @@ COLORS = {name: "#{:02x}{:02x}{:02x}".format(*color) for name, color in RUN["pal
 session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
 
 
-def translate(drawing: dict) -> Image.Image:
-    image = drawing["composite"].convert("RGBA")
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    pixels = numpy.atleast_3d(image.convert("L" if RUN["channels"] == 1 else "RGB"))
-    x = numpy.float32(pixels / 127.5 - 1).transpose(2, 0, 1)[None]
+def translate(drawing: dict) -> numpy.ndarray:
+    image = drawing["composite"].convert("L" if RUN["channels"] == 1 else "RGB")
+    x = numpy.atleast_3d(numpy.float32(image)).transpose(2, 0, 1)[None] / 127.5 - 1
     y = session.run(None, {"input": x})[0][0].transpose(1, 2, 0)
-    pixels = ((y + 1) * 127.5).round().clip(0, 255).astype(numpy.uint8)
-    return Image.fromarray(pixels.squeeze())
+    return ((y + 1) * 127.5).round().clip(0, 255).astype(numpy.uint8).repeat(3 // y.shape[2], 2)
 
 
 brush = gradio.Brush(colors=list(COLORS.values()) or ["#000000"])
 start = next(iter(RUN["examples"]), Image.new("RGB", (RUN["size"],) * 2, "white"))
-editor = gradio.ImageEditor(start, type="pil", brush=brush, label="input")
+editor = gradio.ImageEditor(start, type="pil", image_mode="RGB", brush=brush, label="input")
 legend = " ".join(f"`{color}` {name}" for name, color in COLORS.items())
 app = gradio.Interface(translate, editor, gradio.Image(), title=RUN["name"], description=legend)
 

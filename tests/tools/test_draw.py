@@ -130,7 +130,7 @@ def test_runs_are_found_alone_in_folders_and_as_exports(runs, tmp_path):
     found = find_runs([str(tmp_path), checkpoint, str(runs / "edges")])
     assert list(found.values()) == [str(tmp_path / "edges"), checkpoint, str(runs / "edges")]
     assert next(iter(found)) == str(tmp_path / "edges")  # two of a name are told apart
-    with pytest.raises(UserError, match="nothing is not a run"):
+    with pytest.raises(UserError, match="nothing is no run"):
         find_runs(["nothing"])
 
 
@@ -314,7 +314,7 @@ def test_nothing_is_written_and_several_pages_work(server, runs):
 
 
 def test_mistakes_of_the_command_are_one_line(server, runs, capsys):
-    assert "nothing is not a run" in refusal(capsys, draw.main, "nothing", "--no_browser")
+    assert "nothing is no run" in refusal(capsys, draw.main, "nothing", "--no_browser")
     taken = str(server.server_port)
     line = refusal(capsys, draw.main, str(runs / "edges"), "--port", taken, "--no_browser")
     assert f"--port {taken} cannot be used" in line
