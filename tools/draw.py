@@ -105,7 +105,7 @@ def describe(run: str, config: Config) -> dict:
     kind = kinds.get(config.task, "photo")
     if palette and config.direction == "BtoA":
         kind = "labels"
-    elif config.task == "pairs" and Path(config.data_root).name.startswith("edges2"):
+    elif any(Path(name).name.startswith("edges2") for name in (config.data_root, run)):
         kind = "edges"
     # Two tasks work at the size of training and keep the detail of a larger photo.
     longest = 1024 if config.task in FROM_PHOTO[:2] else config.crop_size

@@ -727,9 +727,12 @@ def test_noise_slider_and_the_drawing_as_text(server, opened):
     settled(page)
     assert (shown(page, "canvas") == canvas).all() and (shown(page, "output") == other).all()
     page.keyboard.press("v")
-    page.locator("#at").fill("100")
-    covered = image_of(page.locator("#right .stage").screenshot())
-    assert np.abs(covered[40:-40, 40:-40] - covered[50, 50]).mean() < 60  # flat labels, no output
+    for at in (100, 50):
+        page.locator("#at").fill(str(at))
+        seen = image_of(page.locator("#right .stage").screenshot())
+        corners = seen[40, [40, -40]]
+        assert np.abs(corners - BLUE).max(-1).tolist()[0] <= 1  # the input on the left
+        assert (np.abs(corners[1] - BLUE).max() <= 1) == (at == 100)
     with page.expect_download() as download:
         page.keyboard.press("s")
     assert (image_of(Path(download.value.path()).read_bytes()) == other).all()
