@@ -59,8 +59,10 @@ def read_image(path: Path, content: bytes | None = None) -> Image.Image:
         if content is None and not path.is_file():  # opening a pipe would wait
             raise UserError("it is missing or not a regular file")
         # Opened here: given a name, Pillow maps a TIFF into memory and mixes up its EXIF rotation.
-        opened = open(path, "rb") if content is None else io.BytesIO(content)
-        with opened as file, Image.open(file, formats=FORMATS) as image:
+        with (
+            open(path, "rb") if content is None else io.BytesIO(content) as file,
+            Image.open(file, formats=FORMATS) as image,
+        ):
             width, height = image.size
             if width * height > MAX_PIXELS:
                 size = f"{width}x{height}, {width * height / 1e6:.0f} megapixels"

@@ -70,9 +70,8 @@ def find_runs(paths: list[str]) -> dict[str, str]:
     """The runs at each of `paths`, or in a folder there, by a short name. Raises UserError."""
     found = []
     for path in paths:
-        inside = sorted(
-            Path(path).glob("*/"), key=lambda f: (f.name != "facades", natural_order(f))
-        )
+        inside = filter(Path.is_dir, Path(path).glob("*"))
+        inside = sorted(inside, key=lambda f: (f.name != "facades", natural_order(f)))
         runs = [run for run in ([path] if stamp_of(path) else map(str, inside)) if stamp_of(run)]
         if not runs:
             raise UserError(f"{path} is no run with a checkpoint, no export and no folder of these")
