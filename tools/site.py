@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from PIL.Image import BICUBIC, NEAREST
 
 from engine.cli import UserError
 from engine.files import replacing
@@ -50,10 +51,14 @@ def write_web(
         raise UserError(f"{run} is for tools.draw alone: {config.task} needs more than its network")
     if folder.is_dir() and any(folder.glob("[!.]*")) and not (folder / "runs.json").is_file():
         raise UserError(f"{folder} holds other files; choose an empty folder")
-    images = [read_image(file).crop(box) for file, box in examples_of(run, config)]
-    contents = {f"examples/{i}.png": to_png(image) for i, image in enumerate(images, 1)}
-    about = {"name": Path(run).resolve().name, "examples": list(contents), **describe(run, config)}
+    about = {"name": Path(run).resolve().name, **describe(run, config)}
     about |= {"channels": config.in_channels, "longest": config.crop_size}
+    contents, nearest = {}, about["kind"] == "labels"
+    for i, (file, box) in enumerate(examples_of(run, config), 1):
+        image = read_image(file).crop(box)
+        image.thumbnail((config.crop_size,) * 2, NEAREST if nearest else BICUBIC)
+        contents[f"examples/{i}.png"] = to_png(image)
+    about["examples"] = list(contents)
     if space:
         contents["app.py"] = Path(__file__).with_name("space.py").read_bytes()
         contents["requirements.txt"] = b"gradio>=5\nnumpy\nonnxruntime>=1.17\npillow\n"

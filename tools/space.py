@@ -24,7 +24,8 @@ brush = gradio.Brush(colors=list(COLORS.values()) or ["#000000"])
 start = next(iter(RUN["examples"]), Image.new("RGB", (RUN["size"],) * 2, "white"))
 editor = gradio.ImageEditor(start, type="pil", image_mode="RGB", brush=brush, label="input")
 legend = " ".join(f"`{color}` {name}" for name, color in COLORS.items())
-app = gradio.Interface(translate, editor, gradio.Image(), title=RUN["name"], description=legend)
+about = {"title": RUN["name"], "description": legend, "flagging_mode": "never"}
+app = gradio.Interface(translate, editor, gradio.Image(), **about)
 
 if __name__ == "__main__":
     app.launch()
