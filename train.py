@@ -8,7 +8,7 @@ torchrun --nproc-per-node 8 train.py maps          on the 8 GPUs of a machine
 """
 
 from argparse import Namespace
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from config import DEFAULT, PRESETS, Config, UserError, config_from_dict, require_data, resumed
@@ -62,7 +62,7 @@ from engine.files import write_text
 from engine.loading import TrainingOrder
 from engine.pairs import list_skipped
 from engine.processes import Processes, alone_in
-from engine.run import Run, Schedule
+from engine.run import Run
 from evaluate import validate
 from generator import UNetGenerator
 from metrics.palettes import palette_name
@@ -287,7 +287,7 @@ def build_run(config: Config, data: PairedDataset, model: Model, processes: Proc
         parts={name: part for name, part in model._asdict().items() if part is not None},
         order=TrainingOrder(*sizes, rank=processes.rank, processes=processes.size),
         data=data.fingerprint(),
-        schedule=Schedule(**{f.name: getattr(config, f.name) for f in fields(Schedule)}),
+        schedule=config,
         processes=processes,
         losses={k: v for k, v in LOSSES.items() if model.discriminator or k == "loss_g_l1"},
         columns=COLUMNS,

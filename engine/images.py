@@ -3,6 +3,7 @@
 A tensor image is (C, H, W), floats in [-1, 1].
 """
 
+import io
 import re
 import textwrap
 from collections.abc import Sequence
@@ -47,15 +48,19 @@ def find_images(folder: Path) -> list[Path]:
     return files
 
 
-def read_image(path: Path) -> Image.Image:
-    """Reads an image file as upright RGB, whatever its mode. Raises UserError naming the file."""
+def read_image(path: Path, content: bytes | None = None) -> Image.Image:
+    """Reads an image file as upright RGB, whatever its mode. `content` are its bytes if they do not
+    come from the disk. Raises UserError naming the file."""
     try:
-        if not path.is_file():  # opening a pipe would wait
+        if content is None and not path.is_file():  # opening a pipe would wait
             raise UserError("it is missing or not a regular file")
         if path.suffix == ".npy":
-            raise UserError("an array needs an input_range or a target_range, see docs/tasks.md")
+            raise UserError("an array needs an input_range or a target_range, see docs/own_data.md")
         # Opened here: given a name, Pillow maps a TIFF into memory and mixes up its EXIF rotation.
-        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+        with (
+            open(path, "rb") if content is None else io.BytesIO(content) as file,
+            Image.open(file, formats=FORMATS) as image,
+        ):
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UserError(f"it is {width}x{height}, over {MAX_PIXELS // 10**6} megapixels")
@@ -66,7 +71,8 @@ def read_image(path: Path) -> Image.Image:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except UnidentifiedImageError as error:
-        kind = f"not {', '.join(FORMATS)}" if path.stat().st_size else "empty"
+        size = path.stat().st_size if content is None else len(content)
+        kind = f"not {', '.join(FORMATS)}" if size else "empty"
         raise UserError(f"{path} cannot be read as an image: it is {kind}") from error
     except Exception as error:  # Pillow's readers raise nearly anything on a damaged file
         raise UserError(f"{path} cannot be read as an image: {error}") from error

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -26,19 +27,6 @@ from engine.log import Log, Meter, read_log
 from engine.processes import Processes, StopRequest
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """When a run writes."""
-
-    log_steps: int
-    validate_epochs: int
-    save_epochs: int
-    save_minutes: float
-    keep_epochs: int  # 0: keeps none
-    best_by: str  # a validation score; "none": best.pt is not written
-    patience: int  # 0: training never stops early
-
-
 @dataclass
 class Run:
     """Writes the log, samples and checkpoints of a run. The block `with run:` is its training."""
@@ -47,7 +35,7 @@ class Run:
     parts: dict  # the networks and Adam optimizers that a checkpoint holds, by name
     order: TrainingOrder  # its `start` is the step to resume after
     data: str  # a fingerprint of the training data, which must not change
-    schedule: Schedule
+    schedule: Any  # has log_steps, validate_epochs ..., the fields of config.py's last section
     processes: Processes
     losses: dict[str, str]  # columns of the losses in log.csv, and their names in the progress bar
     columns: list[str]  # all columns of log.csv

@@ -33,6 +33,8 @@ ELSEWHERE = {
     r"python -m data\.make_demo": "make_demo",
     r"python -m tools\.benchmark.*": "tools.benchmark",
     r"python -m tools\.tables": "tools.tables",
+    r"python -m tools\.draw.*": "tools.draw",
+    r"python -m tools\.export .*--web.*": "--web",
     r"python -m tests\.(kill|fuzz|soak).*": "short form of `python -m tests.",
 }
 

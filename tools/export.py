@@ -4,6 +4,8 @@
     python -m tools.export runs/mine --precision int8 --output shared  a quarter of the size
     python -m tools.export runs/mine --onnx mine.onnx                  for use without PyTorch
     python -m tools.export runs/mine --onnx mine.onnx --no_dropout     deterministic
+    python -m tools.export runs/mine --web site                        a page to draw on
+    python -m tools.export runs/mine --space space                     for a Hugging Face Space
 
 evaluate.py and `utils.load_generator` accept the folder, and hf://owner/name once it is uploaded.
 Input and output of the ONNX file are float32 (N, C, H, W) in [-1, 1], of any height and width.
@@ -25,7 +27,11 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     parser.add_argument("--no_ema", action="store_true", help="the weights instead of their EMA")
     parser.add_argument("--onnx", metavar="FILE", help="write this ONNX file instead of a folder")
     parser.add_argument("--no_dropout", action="store_true", help="ONNX: leave out the noise")
+    parser.add_argument("--web", metavar="FOLDER", help="write a static site to draw on instead")
+    parser.add_argument("--runtime", metavar="DIR", help="onnxruntime-web's dist/, not downloaded")
+    parser.add_argument("--space", metavar="FOLDER", help="write a Gradio app instead")
     options = parser.parse_args(argv)
+    cli.check_mode(options, "web", needed_by=["runtime"], excludes=["output", "onnx", "space"])
     cli.check_mode(options, "onnx", needed_by=["no_dropout"], excludes=["output", "precision"])
     return options
 
@@ -57,7 +63,7 @@ def export_generator(
     card. Raises UserError, also if the folder holds other files.
     """
     folder = Path(folder)
-    others = {file.name for file in folder.glob("[!.]*")} - set(EXPORT_FILES)
+    others = {file.name for file in folder.glob("[!.]*")} - {*EXPORT_FILES, "examples"}
     if others:
         raise UserError(f"{folder} holds other files ({min(others)}); choose an empty folder")
     generator = load_generator(run, ema=ema)
@@ -146,6 +152,16 @@ def export_onnx(run: str | Path, path: str | Path, noise: bool = True, ema: bool
 def main(argv=None) -> int:
     options = parse_arguments(argv)
     run, ema = options.run, not options.no_ema
+    if options.web or options.space:
+        try:
+            from tools.site import SOURCE, write_web
+        except ImportError as error:
+            raise UserError("ONNX files need a package: pip install onnx") from error
+        folder = options.web or options.space
+        write_web(run, Path(folder), not options.web, options.runtime or SOURCE, ema)
+        print(f"wrote {folder}; " + ("upload it" if options.web else "push it to a Space"))
+        return 0
+
     if options.onnx is not None:
         export_onnx(run, options.onnx, not options.no_dropout, ema)
         print(f"wrote {options.onnx}; input and output are (N, C, H, W) in [-1, 1]")
