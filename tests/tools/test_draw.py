@@ -380,7 +380,7 @@ def test_the_site_holds_all_that_it_needs(runs, site, runtime, tmp_path):
     (output,) = session.run(None, feeds)
     from utils import generate_any_size
 
-    expected = generate_any_size(load_generator(runs / "hole"), 0, False, torch.from_numpy(x[0]))
+    expected = generate_any_size(load_generator(runs / "hole"), torch.from_numpy(x[0]), noise=False)
     assert np.abs(output[0] - expected.numpy()).max() < 4 / 255
     sizes = [session.get_inputs()[i].shape for i in (1, 2, 3)]
     assert len(sizes) == len(about["noise"])
