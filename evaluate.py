@@ -242,6 +242,8 @@ def translate_files(generator: nn.Module, plan: dict[Path, Path], options: Names
     """Translates each file of a plan. Returns what is wrong with those that were left out."""
     config = generator.config
     mask = read_image(Path(options.mask)) if options.mask else None
+    if options.tile:
+        print("norms see one tile at a time, so colors can differ between tiles", file=sys.stderr)
     skipped, advised = [], False
     for file, result in tqdm(plan.items(), "translating", unit="image"):
         try:

@@ -102,7 +102,7 @@ def test_the_training_split_is_seen_whole(generator, pairs, tmp_path):
         assert read_image(tmp_path / "output" / f"{number}.png") == translate(generator, whole)
 
 
-def test_one_image_without_a_target(run, generator, tmp_path, monkeypatch):
+def test_one_image_without_a_target(run, generator, tmp_path, monkeypatch, capsys):
     image = picture((45, 77))
     image.save(tmp_path / "photo.png")
     monkeypatch.chdir(tmp_path)
@@ -115,6 +115,7 @@ def test_one_image_without_a_target(run, generator, tmp_path, monkeypatch):
     words = ["--input", "photo.png", "--output", "tiled.png", "--tile", 32]
     assert evaluate.main([run, *words, *ON_CPU]) == 0
     assert read_image(tmp_path / "tiled.png") == translate(generator, image, tile=32)
+    assert "colors can differ between tiles" in capsys.readouterr().err
 
 
 def test_mistakes_are_refused_in_one_line(run, tmp_path, monkeypatch):
