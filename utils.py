@@ -143,8 +143,8 @@ def read_port(path: Path) -> dict:
         )
     generator = dict(zip(ours, weights, strict=True))
     checkpoint = {"config": dataclasses.asdict(config), "generator": generator, "step": 0}
-    beside = port.discriminator_beside(path)
-    if beside:
+    beside = path.with_name(path.name.replace("_G.", "_D."))
+    if beside != path and beside.exists():
         weights = port.read_weights(beside)
         checkpoint["discriminator"] = dict(zip(names_d, weights, strict=False))
     return checkpoint

@@ -82,6 +82,7 @@ def measured(text: str, arrays) -> str:
     found = PERCENT.fullmatch(text)
     if not found:
         return text
-    values = np.concatenate([array.reshape(-1, array.shape[2]) for array in arrays])
+    pixels = [array.reshape(-1, array.shape[2]) for array in arrays]
+    values = np.concatenate([some[:: len(some) // 10**5 + 1] for some in pixels])
     ends = np.percentile(values, [float(found[1]), float(found[2])], axis=0)
     return " ".join(f"{value:.7g}" for value in ends.T.flatten())

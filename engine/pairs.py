@@ -123,15 +123,12 @@ def read_pair(pair: Pair, arrays: tuple[bool, bool] = (False, False)) -> tuple[P
 
 
 def read_side(files: tuple[Path, ...], array: bool) -> Picture:
-    if array:
-        return stack([read_array(file) for file in files], files)
-    if len(files) > 1:
+    """An image, or an array, in which the channels of several files are joined."""
+    if not array and len(files) > 1:
         raise UserError(f"{files[0]} and others are stacked, for which they need an input_range")
-    return read_image(files[0])
-
-
-def stack(arrays: list[np.ndarray], files: tuple[Path, ...]) -> np.ndarray:
-    """Joins the channels of arrays of one size."""
+    if not array:
+        return read_image(files[0])
+    arrays = [read_array(file) for file in files]
     if len({array.shape[:2] for array in arrays}) > 1:
         raise UserError(f"{files[0]} does not have the size of {', '.join(map(str, files[1:]))}")
     return np.concatenate(arrays, axis=2)

@@ -38,9 +38,3 @@ def read_generator(path: Path) -> tuple[list[Tensor], dict[str, int]]:
     first, last = values[convolutions[0]], values[convolutions[-1]]
     sizes = {"base_channels": len(first), "in_channels": first.shape[1]}
     return values, {**sizes, "out_channels": last.shape[1], "depth": depth}
-
-
-def discriminator_beside(path: Path) -> Path | None:
-    """latest_net_D.pth beside latest_net_G.pth, if it is there."""
-    file = path.with_name(path.name.replace("_G.", "_D."))
-    return file if file != path and file.exists() else None
