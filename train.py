@@ -44,7 +44,6 @@ if __name__ == "__main__":
     cli.early(parse_arguments, describe)  # --help and mistakes answer before the slow imports
 
 import json
-import shlex
 from copy import deepcopy
 from functools import partial
 from typing import NamedTuple
@@ -315,7 +314,7 @@ def main(argv=None) -> int:
         if utils.checkpoint_files(folder):
             raise UserError(
                 f"{folder} already holds a run; resume it with `python train.py --resume "
-                f"{shlex.quote(str(folder))}`, or give another --output"
+                f"{cli.quoted(folder)}`, or give another --output"
             )
         return train(options.config)
 

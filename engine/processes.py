@@ -29,7 +29,7 @@ class Processes:
 
     def __enter__(self):
         if not self.first:  # the first process prints for all; errors still go to stderr
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")
+            sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="replace")
         return self
 
     def __exit__(self, kind, error, trace) -> None:

@@ -143,7 +143,7 @@ def peak_memory(device: torch.device) -> float | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     status = Path("/proc/self/status")
-    found = status.exists() and re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
+    found = status.exists() and re.search(r"VmHWM:\s*(\d+) kB", status.read_text("utf-8"))
     return int(found[1]) * 1024 / 1e9 if found and device.type == "cpu" else None
 
 

@@ -1,4 +1,4 @@
-"""The lock on a run's folder, and the devices of processes."""
+"""The lock on a run's folder, files left behind, and how several processes begin."""
 
 import shutil
 import threading
@@ -6,13 +6,11 @@ import time
 
 import filelock
 import pytest
-import torch
 from conftest import config_for, refusal
 
 import train
 from engine import processes
 from engine.cli import UserError
-from engine.devices import device_of
 from engine.files import replacing
 from engine.processes import alone_in
 
@@ -67,14 +65,3 @@ def test_writing_to_a_folder_that_is_a_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be written"), replacing(tmp_path / "file" / "x"):
         pass
     assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_several_processes_take_a_gpu_each(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    assert [device_of(name).index for name in ("auto", "cuda", "cuda:1")] == [0, 0, 1]
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert [device_of(name).index for name in ("auto", "cuda", "cuda:1")] == [3, 3, 3]
-    assert device_of("cpu").type == "cpu"
-    with pytest.raises(UserError, match=r"device is 'cuda:4'; this machine has cuda, .*cuda:3$"):
-        device_of("cuda:4")
