@@ -25,15 +25,17 @@ def choose_device(name: str) -> torch.device:
     names = ["cuda"] if 0 in usable else []
     names += ["mps"] if torch.backends.mps.is_available() else []
     names += ["cpu", *(f"cuda:{index}" for index in usable)]
-    unused = unused_gpu() if name not in names and names[0] == "cpu" else ""
     if name == "auto":
         name = names[0]
-        if unused:
-            warn(unused)
+        if name == "cpu" and unused_gpu():
+            warn_once(f"warning: {unused_gpu()}")
     if name not in names:
-        known = ", ".join(names) + ("; " if unused else "") + unused
+        known = "; ".join(filter(None, [", ".join(names), "cuda" not in names and unused_gpu()]))
         raise UserError(f"device is {name!r}; this machine has {known}")
     return torch.device(name)
+
+
+warn_once = cache(lambda text: print(text, file=sys.stderr))
 
 
 def has_code_for(index: int) -> bool:
@@ -63,18 +65,9 @@ def unused_gpu() -> str:
         reason = "it is built without CUDA"
     elif not torch.cuda.is_available():
         reason = f"CUDA {torch.version.cuda} does not run with driver {found[2]}"
-    build = "cu128" if int(found[1]) >= 10 else "cu126"
-    return (
-        f"PyTorch {torch.__version__} does not use the {found[3].strip()}: {reason}; for one that "
-        "does, pip install --force-reinstall torch torchvision --index-url "
-        f"https://download.pytorch.org/whl/{build}"
-    )
-
-
-@cache
-def warn(text: str) -> None:
-    """Prints a warning, once."""
-    print(f"warning: {text}", file=sys.stderr)
+    torch_index = f"https://download.pytorch.org/whl/{'cu128' if int(found[1]) >= 10 else 'cu126'}"
+    how = f"pip install --force-reinstall torch torchvision --index-url {torch_index}"
+    return f"this PyTorch does not use the {found[3].strip()}: {reason}; for one that does, {how}"
 
 
 def device_of(name: str) -> torch.device:

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from engine.cli import UserError
+from engine.files import patiently
 
 
 class Processes:
@@ -124,7 +125,7 @@ def alone_in(folder: Path):
     try:
         for place in (folder, folder / "samples", folder / "checkpoints"):
             for left in place.glob(".*.[0-9]*.tmp"):  # named by files.replacing
-                left.unlink()
+                patiently(left.unlink)
         yield
     finally:
         lock.release()
