@@ -247,8 +247,8 @@ def train_on(
 
         for step, batch in enumerate(load_pairs(data, run.order), run.order.start + 1):
             rate = set_learning_rate(model, config, run.order.position(step - 1)[0])
-            x = batch["input"].to(device, non_blocking=True)
-            y = batch["target"].to(device, non_blocking=True)
+            x = batch["input"].to(device, non_blocking=device.type == "cuda")
+            y = batch["target"].to(device, non_blocking=device.type == "cuda")
             losses = take_step(x, y)
             update_average(model, config.ema_decay)
 

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -25,8 +26,10 @@ class Processes:
         self.first = self.rank == 0  # validates and writes for all
         self.agree_steps = 10 if self.size > 1 else 1  # between agreements on clocks and signals
         if self.size > 1:
-            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            torch.distributed.init_process_group(backend)
+            nccl = device.type == "cuda" and torch.distributed.is_nccl_available()  # not on Windows
+            backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
+            # The others wait while the first validates.
+            torch.distributed.init_process_group(backend, timeout=timedelta(hours=2))
 
     def __enter__(self):
         if not self.first:  # the first process prints for all; errors still go to stderr

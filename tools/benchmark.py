@@ -212,6 +212,7 @@ def main(argv=None) -> int:
     from_files = loading_rate(replace(config, cache_gb=0.0))  # first, so that bad data cost no time
     loading = {"from memory": loading_rate(config), "from files": from_files}
     rates, steps = machine_rates(precision, device), []
+    torch.cuda.empty_cache()  # for the processes of the variants
     for config in options.configs:
         config = replace(config, precision=precision)
         steps += rows_of(compare(config, options.port, options.turns), config, rates)

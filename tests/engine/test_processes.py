@@ -3,9 +3,11 @@
 import shutil
 import threading
 import time
+from datetime import timedelta
 
 import filelock
 import pytest
+import torch
 from conftest import config_for, refusal
 
 import train
@@ -65,3 +67,21 @@ def test_writing_to_a_folder_that_is_a_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be written"), replacing(tmp_path / "file" / "x"):
         pass
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("device, nccl, backend", [
+    ("cpu", True, "gloo"), ("cuda", True, "cpu:gloo,cuda:nccl"), ("cuda", False, "gloo"),
+])  # fmt: skip
+def test_processes_meet_by_what_this_build_has_and_wait_for_a_validation(
+    monkeypatch, device, nccl, backend
+):
+    begun = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: nccl)
+    monkeypatch.setattr(
+        torch.distributed,
+        "init_process_group",
+        lambda name, **options: begun.update(options, name=name),
+    )
+    processes.Processes(torch.device(device))
+    assert begun == {"name": backend, "timeout": timedelta(hours=2)}
