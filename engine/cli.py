@@ -46,11 +46,10 @@ def one_line_errors():
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:  # each device of torch words it in its own way
-        first, _, _ = str(error).partition(". ")
         if re.search("MemoryError|out of memory|allocate memory|enough memory", repr(error)):
             line = "out of memory; a smaller batch_size or crop_size needs less"
-        elif isinstance(error, NotImplementedError) and first.endswith("the MPS device"):
-            line = f"{first}; --device cpu has it"
+        elif isinstance(error, NotImplementedError) and "for the MPS device" in str(error):
+            line = str(error).partition(". ")[0] + "; --device cpu has it"
         else:
             raise
         print(f"error: {line}", file=sys.stderr)
@@ -82,8 +81,7 @@ def run(main) -> None:
 
 
 def quoted(word: str | Path) -> str:
-    """A word of a printed command for the shell at hand. On Windows, paths get forward slashes,
-    which need no quotes and which programs there take as well."""
+    """A word of a printed command for the shell at hand. On Windows, / in paths needs no quotes."""
     if sys.platform != "win32":
         return shlex.quote(str(word))
     word = str(word).replace("\\", "/")

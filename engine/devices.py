@@ -65,8 +65,8 @@ def unused_gpu() -> str:
         reason = "it is built without CUDA"
     elif not torch.cuda.is_available():
         reason = f"CUDA {torch.version.cuda} does not run with driver {found[2]}"
-    torch_index = f"https://download.pytorch.org/whl/{'cu128' if int(found[1]) >= 10 else 'cu126'}"
-    how = f"pip install --force-reinstall torch torchvision --index-url {torch_index}"
+    index = f"https://download.pytorch.org/whl/{'cu128' if int(found[1]) >= 10 else 'cu126'}"
+    how = f"pip install --force-reinstall torch torchvision --index-url {index}"
     return f"this PyTorch does not use the {found[3].strip()}: {reason}; for one that does, {how}"
 
 

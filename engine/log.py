@@ -106,13 +106,9 @@ class Log:
 
     def append(self) -> None:
         """Windows refuses it while another program, such as Excel, has log.csv open."""
-        lines, self.lines = self.lines, ""
-        try:
-            with open(self.path, "a", newline="", encoding="utf-8") as file:
-                file.write(lines)
-        except PermissionError:
-            self.lines = lines
-            raise
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            file.write(self.lines)
+        self.lines = ""
 
     def image(self, name: str, image: Image.Image, step: int) -> None:
         self.events.add_image(name, np.asarray(image), step, dataformats="HWC")

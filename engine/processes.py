@@ -28,7 +28,7 @@ class Processes:
         if self.size > 1:
             nccl = device.type == "cuda" and torch.distributed.is_nccl_available()  # not on Windows
             backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
-            # The others wait while the first validates.
+            # Long, as the others wait while the first validates.
             torch.distributed.init_process_group(backend, timeout=timedelta(hours=2))
 
     def __enter__(self):
