@@ -116,10 +116,9 @@ class Log:
     def flush(self) -> None:
         """Onto the disk: a checkpoint must not be ahead of the log, unless it is open elsewhere."""
         self.write_row()
-        with naming(self.path):
+        with naming(self.path), contextlib.suppress(PermissionError):
             self.events.flush()
-            with contextlib.suppress(PermissionError):
-                flush_to_disk(self.path)
+            flush_to_disk(self.path)
 
     def close(self) -> None:
         self.write_row()
