@@ -45,12 +45,12 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # its import would ask the network
 
 import albumentations
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from engine.arrays import to_unit
+from engine.devices import choose_device
 from engine.images import read_image, resize, to_tensor
 from engine.loading import TrainingOrder, in_threads, load_batches
 from engine.pairs import (
@@ -255,7 +255,7 @@ def load_pairs(data: PairedDataset, order: TrainingOrder | None = None) -> DataL
     every pair once, in batches of 1. Cached pairs need no loading processes."""
     workers = data.config.num_workers
     workers = 0 if data.cached and workers < 0 else workers
-    pin = data.config.device != "cpu" and torch.cuda.is_available()
+    pin = order is not None and choose_device(data.config.device).type == "cuda"
     return load_batches(data, order, workers, pin)
 
 

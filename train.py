@@ -42,7 +42,6 @@ if __name__ == "__main__":
     cli.early(parse_arguments, describe)  # --help and mistakes answer before the slow imports
 
 import json
-import shlex
 from copy import deepcopy
 from functools import partial
 from typing import NamedTuple
@@ -245,8 +244,8 @@ def train_on(
 
         for step, batch in enumerate(load_pairs(data, run.order), run.order.start + 1):
             rate = set_learning_rate(model, config, run.order.position(step - 1)[0])
-            x = batch["input"].to(device, non_blocking=True)
-            y = batch["target"].to(device, non_blocking=True)
+            x = batch["input"].to(device, non_blocking=device.type == "cuda")
+            y = batch["target"].to(device, non_blocking=device.type == "cuda")
             losses = take_step(x, y)
             update_average(model, config.ema_decay)
 
@@ -308,9 +307,9 @@ def main(argv=None) -> int:
             config = resumed(config_from_dict(checkpoint["config"]), options.fields)
             return train(replace(config, output=str(folder)), checkpoint)
         if utils.checkpoint_files(folder):
-            resume = f"python train.py --resume {shlex.quote(str(folder))}"
             raise UserError(
-                f"{folder} holds a run; resume it by {resume}, or give another --output"
+                f"{folder} holds a run; resume it by python train.py --resume "
+                f"{cli.quoted(folder)}, or give another --output"
             )
         return train(options.config)
 

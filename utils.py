@@ -28,7 +28,7 @@ from discriminator import PatchDiscriminator
 from engine import hub, port
 from engine.arrays import from_unit, to_unit
 from engine.devices import choose_device, own_randomness
-from engine.files import DamagedError, damage, load_tensors, replacing
+from engine.files import DamagedError, damage, load_tensors, patiently, replacing
 from engine.images import image_grid, in_tiles, on_squares, to_image, to_mode, to_tensor
 from generator import EncoderDecoderGenerator, UNetGenerator
 from tasks import task_of
@@ -242,7 +242,7 @@ def save_checkpoint(path: Path, config: Config, **state) -> None:
         if reason:
             raise UserError(f"{path} was damaged while it was written ({reason}): check the disk")
         if path.name == "latest.pt" and path.exists() and not damage(path):
-            os.replace(path, path.with_name("previous.pt"))
+            patiently(os.replace, path, path.with_name("previous.pt"))
 
 
 def run_folder(path: str | Path) -> Path:

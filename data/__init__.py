@@ -17,4 +17,6 @@ def creating(folder: Path):
     with TemporaryDirectory(prefix=f"{folder.name}.unfinished-", dir=folder.parent) as unfinished:
         complete = Path(unfinished, folder.name)
         yield complete
-        complete.rename(folder)
+        from engine.files import patiently  # imports torch
+
+        patiently(complete.rename, folder)

@@ -38,7 +38,6 @@ if __name__ == "__main__":
     cli.early(parse_arguments)  # --help and mistakes answer before the slow imports
 
 import random
-import shlex
 from collections import Counter
 from glob import glob
 
@@ -127,7 +126,7 @@ def main(argv=None) -> int:
     options = parse_arguments(argv)
     counts, out = combine(**vars(options)), options.out
     print(f"wrote {out}: {', '.join(f'{split} {counts[split]}' for split in SPLITS)} pairs")
-    print(f"next: python train.py --data_root {shlex.quote(str(out))} --direction AtoB")
+    print(f"next: python train.py --data_root {cli.quoted(out)} --direction AtoB")
     print(f"(AtoB translates {options.a} to {options.b}; BtoA the other way round)")
     return 0
 

@@ -42,7 +42,6 @@ if __name__ == "__main__":
     cli.early(parse_arguments)
 
 import gzip
-import shlex
 import shutil
 import tarfile
 import time
@@ -145,7 +144,7 @@ def main(argv=None) -> int:
     found = ", ".join(f"{split} {count}" for split, count in counts.items() if count)
     print(f"wrote {folder}: {found} images")
     preset = "day2night" if name == "night2day" else name
-    elsewhere = "" if folder == Path("data") / name else f" --data_root {shlex.quote(str(folder))}"
+    elsewhere = "" if folder == Path("data") / name else f" --data_root {cli.quoted(folder)}"
     print(f"next: python train.py {preset}{elsewhere}")
     return 0
 

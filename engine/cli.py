@@ -16,6 +16,7 @@ import inspect
 import math
 import os
 import re
+import shlex
 import signal
 import sys
 from itertools import chain, count
@@ -45,9 +46,13 @@ def one_line_errors():
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:  # each device of torch words it in its own way
-        if not re.search("MemoryError|out of memory|allocate memory|enough memory", repr(error)):
+        if re.search("MemoryError|out of memory|allocate memory|enough memory", repr(error)):
+            line = "out of memory; a smaller batch_size or crop_size needs less"
+        elif isinstance(error, NotImplementedError) and "for the MPS device" in str(error):
+            line = str(error).partition(". ")[0] + "; --device cpu has it"
+        else:
             raise
-        print("error: out of memory; a smaller batch_size or crop_size needs less", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -57,6 +62,8 @@ def one_line_errors():
 def early(parse, show=None) -> None:
     """Parses the command line before the slow imports, and calls `show` with the result, so that
     the script prints something at once. Of several processes, only the first shows its progress."""
+    with contextlib.suppress(AttributeError):  # a notebook's stdout prints everything
+        sys.stdout.reconfigure(errors="backslashreplace")
     with one_line_errors():
         parsed = parse()
         if os.environ.get("RANK", "0") != "0":
@@ -71,6 +78,14 @@ def run(main) -> None:
     """Runs `main`, which returns the exit code, as a script."""
     with one_line_errors():
         sys.exit(main())
+
+
+def quoted(word: str | Path) -> str:
+    """A word of a printed command for the shell at hand. On Windows, / in paths needs no quotes."""
+    if sys.platform != "win32":
+        return shlex.quote(str(word))
+    word = str(word).replace("\\", "/")
+    return word if re.fullmatch(r"[\w./:=+-]+", word) else f'"{word}"'
 
 
 def nearest(word: str, known, prefix: str = "") -> str:

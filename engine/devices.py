@@ -4,27 +4,70 @@ import contextlib
 import os
 import platform
 import re
-import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from engine.cli import UserError
+from engine.cli import UserError, quoted
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; auto is CUDA, else MPS, else the CPU. Raises UserError."""
-    gpus = torch.cuda.device_count()
-    names = ["cuda"] if gpus else []
+    """The device called `name`; auto is CUDA, else MPS, else the CPU, with a warning if that leaves
+    a GPU unused. Raises UserError."""
+    if name == "cpu":  # does not wake the GPUs
+        return torch.device(name)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    usable = [index for index in range(count) if has_code_for(index)]
+    names = ["cuda"] if 0 in usable else []
     names += ["mps"] if torch.backends.mps.is_available() else []
-    names += ["cpu", *(f"cuda:{i}" for i in range(gpus))]
-    name = names[0] if name == "auto" else name
+    names += ["cpu", *(f"cuda:{index}" for index in usable)]
+    if name == "auto":
+        name = names[0]
+        if name == "cpu" and unused_gpu():
+            warn_once(f"warning: {unused_gpu()}")
     if name not in names:
-        raise UserError(f"device is {name!r}; this machine has {', '.join(names)}")
+        known = "; ".join(filter(None, [", ".join(names), "cuda" not in names and unused_gpu()]))
+        raise UserError(f"device is {name!r}; this machine has {known}")
     return torch.device(name)
+
+
+warn_once = cache(lambda text: print(text, file=sys.stderr))
+
+
+def has_code_for(index: int) -> bool:
+    """Whether this build of PyTorch has code for a GPU: of its major version and no newer (sm), or
+    code that the driver compiles (compute). Builds for CUDA 13 have none for Pascal and Volta."""
+    device = torch.cuda.get_device_capability(index)
+    codes = re.findall(r"(sm|compute)_(\d+)(\d)", " ".join(torch.cuda.get_arch_list()))
+    for kind, *version in codes:
+        code = tuple(map(int, version))
+        if code <= device and (kind == "compute" or code[0] == device[0]):
+            return True
+    return not codes  # ROCm, or unknown
+
+
+@cache
+def unused_gpu() -> str:
+    """Why PyTorch cannot use the GPU that nvidia-smi reports, and what to install; else ""."""
+    text, words = "", ["nvidia-smi", "--query-gpu=compute_cap,driver_version,name"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):  # there is no driver
+        done = subprocess.run([*words, "--format=csv,noheader"], capture_output=True, timeout=30)
+        text = done.stdout.decode(errors="replace")
+    found = re.match(r"(\d+)\.\d+, ([\d.]+), (.+)", text)
+    if not found or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):  # hidden on purpose
+        return ""
+    reason = "it has no code for this GPU"
+    if torch.version.cuda is None:
+        reason = "it is built without CUDA"
+    elif not torch.cuda.is_available():
+        reason = f"CUDA {torch.version.cuda} does not run with driver {found[2]}"
+    index = f"https://download.pytorch.org/whl/{'cu128' if int(found[1]) >= 10 else 'cu126'}"
+    how = f"pip install --force-reinstall torch torchvision --index-url {index}"
+    return f"this PyTorch does not use the {found[3].strip()}: {reason}; for one that does, {how}"
 
 
 def device_of(name: str) -> torch.device:
@@ -44,7 +87,7 @@ def usable_cores() -> int:
 
 def command_line() -> str:
     """The command that started this process, ready to be repeated."""
-    return shlex.join(["python", *sys.orig_argv[1:]])
+    return " ".join(["python", *map(quoted, sys.orig_argv[1:])])
 
 
 def origin(device: torch.device) -> dict[str, str]:

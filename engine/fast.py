@@ -55,20 +55,25 @@ def speed_up(networks: list[nn.Module], precision: str, x: Tensor) -> bool:
     modules = [module for network in networks for module in network.modules()]
     if device == "cuda":
         torch.backends.cudnn.benchmark = True
-    rounding = device == "cuda" or (device == "cpu" and precision == "bf16")
-    if rounding:
+    channels_last = device in ("cpu", "cuda") and precision == "bf16"
+    if device == "cuda" and precision == "fp32":  # in TF32; without it, it is slower
+        channels_last = torch.cuda.get_device_capability() >= (8, 0)
+    if channels_last:
         products = small_convolutions(networks[0], x) if device == "cpu" else []
         for module in modules:
             if module in products:
                 module.forward = partial(PRODUCTS[type(module)], module)
             elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 module.to(memory_format=torch.channels_last)
-    if device == "cpu":
+    if device in ("cpu", "cuda"):
         for module in modules:
             if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
                 module.register_forward_hook(matching_gradient)
+                if channels_last and device == "cuda" and isinstance(module, nn.InstanceNorm2d):
+                    module.register_forward_hook(in_channels_last)
+    if device == "cpu":
         keep_heap(len(x))
-    return rounding
+    return device != "cpu" or precision == "bf16"
 
 
 def fused(optimizer: Adam) -> Adam:
@@ -119,6 +124,11 @@ def matching_gradient(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -
 
     if output.requires_grad:
         output.register_hook(match)
+
+
+def in_channels_last(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    """A forward hook for instance norm, which drops this layout: one copy instead of one a user."""
+    return output.contiguous(memory_format=torch.channels_last)
 
 
 SMALL = 256  # positions of the smaller image; beyond, unfolding costs more than a product saves
@@ -184,7 +194,7 @@ class GraphedStep:
             self.x, self.y = x.clone(), y.clone()
             self.graph = torch.cuda.CUDAGraph()
             # thread_local: a loader's thread may pin memory meanwhile
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(self.graph, stream=self.side, capture_error_mode="thread_local"):
                 self.losses = self.step(self.x, self.y)  # recorded, not computed yet
         self.x.copy_(x)
         self.y.copy_(y)

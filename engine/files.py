@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import time
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,16 @@ from engine.cli import UserError
 def flush_to_disk(path: Path) -> None:
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
+
+
+def patiently(function, *arguments):
+    """The result of a function of files. For 20 seconds, a PermissionError makes it try again:
+    Windows raises it while a virus scanner, Excel or evaluate.py has the file open."""
+    for _ in range(100):
+        with contextlib.suppress(PermissionError):
+            return function(*arguments)
+        time.sleep(0.2)
+    return function(*arguments)
 
 
 @contextlib.contextmanager
@@ -39,8 +50,8 @@ def replacing(path: str | Path):
         with naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            flush_to_disk(temporary)
-            os.replace(temporary, path)
+            patiently(flush_to_disk, temporary)
+            patiently(os.replace, temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from engine.cli import UserError
-from engine.files import flush_to_disk, naming, write_text
+from engine.files import flush_to_disk, naming, patiently, write_text
 from engine.processes import Processes
 
 
@@ -76,6 +76,7 @@ class Log:
         self.path = folder / "log.csv"
         self.columns = columns
         self.pending = {}  # the row of the current step
+        self.lines = ""  # whole rows that log.csv lacks
         rows = read_rows(self.path) if step >= 0 and self.path.exists() else []
         lines = [self.line(row) for row in rows if row["step"] <= step]
         write_text(self.path, ",".join(columns) + "\n" + "".join(lines))
@@ -94,29 +95,36 @@ class Log:
 
     def write_row(self) -> None:
         row, self.pending = self.pending, {}
-        if not row:
-            return
+        self.lines += self.line(row) if row else ""
         with naming(self.path):
-            with open(self.path, "a", newline="", encoding="utf-8") as file:
-                file.write(self.line(row))
-            step = row.pop("step")
+            with contextlib.suppress(PermissionError):  # they are written with the next row
+                self.append()
+            step = row.pop("step", 0)
             for name, value in row.items():
                 title = re.sub("^(loss|val)_", r"\1/", name)  # TensorBoard groups by them
                 self.events.add_scalar(title, value, step)
+
+    def append(self) -> None:
+        """Windows refuses it while another program, such as Excel, has log.csv open."""
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            file.write(self.lines)
+        self.lines = ""
 
     def image(self, name: str, image: Image.Image, step: int) -> None:
         self.events.add_image(name, np.asarray(image), step, dataformats="HWC")
 
     def flush(self) -> None:
-        """Onto the disk: a checkpoint must not be ahead of the log."""
+        """Onto the disk: a checkpoint must not be ahead of the log, unless it is open elsewhere."""
         self.write_row()
-        with naming(self.path):
+        with naming(self.path), contextlib.suppress(PermissionError):
             self.events.flush()
             flush_to_disk(self.path)
 
     def close(self) -> None:
         self.write_row()
         self.events.close()
+        with naming(self.path):
+            patiently(self.append)
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:

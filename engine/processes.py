@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from engine.cli import UserError
+from engine.files import patiently
 
 
 class Processes:
@@ -24,12 +26,14 @@ class Processes:
         self.first = self.rank == 0  # validates and writes for all
         self.agree_steps = 10 if self.size > 1 else 1  # between agreements on clocks and signals
         if self.size > 1:
-            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            torch.distributed.init_process_group(backend)
+            nccl = device.type == "cuda" and torch.distributed.is_nccl_available()  # not on Windows
+            backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
+            # Long, as the others wait while the first validates.
+            torch.distributed.init_process_group(backend, timeout=timedelta(hours=2))
 
     def __enter__(self):
         if not self.first:  # the first process prints for all; errors still go to stderr
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")
+            sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="replace")
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -124,7 +128,7 @@ def alone_in(folder: Path):
     try:
         for place in (folder, folder / "samples", folder / "checkpoints"):
             for left in place.glob(".*.[0-9]*.tmp"):  # named by files.replacing
-                left.unlink()
+                patiently(left.unlink)
         yield
     finally:
         lock.release()

@@ -2,7 +2,6 @@
 a fallback, previous.pt. When they are written, and how a run resumes."""
 
 import math
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from engine.cli import UserError
+from engine.cli import UserError, quoted
 from engine.curves import draw_curves, draw_progress, warnings
 from engine.devices import origin, rng_state, set_rng_state
 from engine.files import tensors_of
@@ -222,9 +221,9 @@ class Run:
 
     def report(self, step: int) -> int:
         """Prints how the run ended after `step`. Returns the exit code: 0, or 128 + signal."""
-        quoted = shlex.quote(str(self.folder))
+        folder = quoted(self.folder)
         if step < self.order.total_steps and not self.tired:
-            print(f"stopped after step {step}; resume: python train.py --resume {quoted}")
+            print(f"stopped after step {step}; resume: python train.py --resume {folder}")
             return 128 + self.signal
         seconds = self.elapsed()
         took = "" if math.isnan(seconds) else f" in {timedelta(seconds=round(seconds))}"
@@ -234,8 +233,8 @@ class Run:
             count, name = self.schedule.patience, self.schedule.best_by
             print(f"  stopped early: {count} validations in a row without a better {name}")
         print(f"  progress  {self.folder / 'progress.gif'}  (samples over the epochs)")
-        print(f"  curves    {self.folder / 'curves.png'}  (or: tensorboard --logdir {quoted})")
-        print(f"next: python evaluate.py {quoted}")
+        print(f"  curves    {self.folder / 'curves.png'}  (or: tensorboard --logdir {folder})")
+        print(f"next: python evaluate.py {folder}")
         return 0
 
 

@@ -137,6 +137,21 @@ def test_loading_leaves_the_random_numbers_of_training_alone(mapped):
 # ---- Layouts, splits, directions --------------------------------------------------------------
 
 
+def test_only_training_on_a_gpu_pins_memory(mapped, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (6, 1))
+    for device, codes, expected in (
+        ("auto", "sm_60", True),
+        ("auto", "sm_80", False),
+        ("cpu", "sm_60", False),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda codes=codes: [codes])
+        data = PairedDataset(config_for(mapped, device=device), "train")
+        assert load_pairs(data, TrainingOrder(len(data), 1, 1, 0)).pin_memory == expected
+        assert not load_pairs(data).pin_memory  # evaluate.py, perhaps with --device cpu
+
+
 def test_direction_decides_which_half_is_the_input(mapped):
     forward = PairedDataset(config_for(mapped), "val")[0]
     backward = PairedDataset(config_for(mapped, direction="BtoA"), "val")[0]

@@ -143,7 +143,7 @@ def peak_memory(device: torch.device) -> float | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     status = Path("/proc/self/status")
-    found = status.exists() and re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
+    found = status.exists() and re.search(r"VmHWM:\s*(\d+) kB", status.read_text("utf-8"))
     return int(found[1]) * 1024 / 1e9 if found and device.type == "cpu" else None
 
 
@@ -212,6 +212,7 @@ def main(argv=None) -> int:
     from_files = loading_rate(replace(config, cache_gb=0.0))  # first, so that bad data cost no time
     loading = {"from memory": loading_rate(config), "from files": from_files}
     rates, steps = machine_rates(precision, device), []
+    torch.cuda.empty_cache()  # for the processes of the variants
     for config in options.configs:
         config = replace(config, precision=precision)
         steps += rows_of(compare(config, options.port, options.turns), config, rates)

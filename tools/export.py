@@ -171,7 +171,7 @@ def main(argv=None) -> int:
     folder = Path(options.output or default)
     export_generator(run, folder, options.precision or "float32", ema)
     print(f"wrote {folder}: {', '.join(EXPORT_FILES)} (an existing {CARD} is kept)")
-    print(f"next: python evaluate.py {folder} --input x.jpg --output y.png")
+    print(f"next: python evaluate.py {cli.quoted(folder)} --input x.jpg --output y.png")
     print(f"to share: hf upload owner/name {folder}   (then load hf://owner/name)")
     return 0
 

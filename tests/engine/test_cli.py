@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -185,3 +186,44 @@ def test_a_mistake_ends_in_one_line_and_exit_code_2(tmp_path, capsys, monkeypatc
         assert written.out == ""
         assert written.err.startswith("error: ") and written.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- What is printed --------------------------------------------------------------------------
+
+
+def test_commands_are_quoted_for_the_shell_at_hand(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert [cli.quoted(word) for word in ("runs/a", "a b", "it's")] == [
+        "runs/a",
+        "'a b'",
+        "'it'\"'\"'s'",
+    ]
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert cli.quoted(r"runs\demo") == "runs/demo"
+    assert cli.quoted(r"C:\my runs\demo") == '"C:/my runs/demo"'
+    assert cli.quoted("a&b") == '"a&b"' and cli.quoted("") == '""'
+
+
+def test_a_character_that_stdout_lacks_ends_nothing():
+    """As on Windows, where output to a file has 256 characters."""
+    code = "from engine import cli; cli.early(lambda: None); print('Straße', '\\udcff')"
+    words = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(words, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.stdout == "Stra\\xdfe \\udcff\n", done.stderr
+
+
+def test_operations_that_mps_lacks_are_one_line(capsys):
+    def main():
+        raise NotImplementedError(
+            "The operator 'aten::fold' is not currently implemented for the MPS device. If you "
+            "want this op to be considered for addition please comment on https://github.com/"
+        )
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    assert end.value.code == 2
+    line = "error: The operator 'aten::fold' is not currently implemented for the MPS device"
+    assert capsys.readouterr().err == f"{line}; --device cpu has it\n"
+    with pytest.raises(NotImplementedError):
+        cli.run(lambda: (_ for _ in ()).throw(NotImplementedError("to be written")))

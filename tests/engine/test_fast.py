@@ -1,6 +1,9 @@
 """What is fast computes the same as what is plain."""
 
 import copy
+from contextlib import nullcontext
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from engine.fast import (
     matching_gradient,
     multiply_down,
     multiply_up,
+    speed_up,
 )
 from engine.run import restore
 from train import build_model, prepare, train_step
@@ -148,6 +152,93 @@ def test_a_run_resumes_in_another_precision(pairs, tmp_path, there, back):
     words = ["--resume", tmp_path / "run", "--precision", back, "--epochs", 2]
     assert train.main(words) == 0
     assert load_checkpoint(tmp_path / "run")["config"]["precision"] == back
+
+
+# ---- What other devices get, prepared here and computed on the CPU ----------------------------
+
+
+def prepared_as_on(device: str, precision: str = "fp32", **fields):
+    """A generator as it is sped up on another device, the plain one, and what speed_up returned."""
+    config = Config(**{**TINY, "dropout": 0.0, "depth": 5, **fields})
+    quick, plain = (build_model(config, CPU).generator for _ in range(2))
+    weight = SimpleNamespace(device=torch.device(device))
+    elsewhere = SimpleNamespace(parameters=lambda: iter([weight]), modules=quick.modules)
+    return quick, plain, speed_up([elsewhere], precision, batch()[0])
+
+
+def in_channels_last(tensor: torch.Tensor) -> bool:
+    return tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.fixture
+def capability(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+
+    def be(*version: int):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: version)
+
+    be(8, 0)
+    return be
+
+
+@pytest.mark.parametrize("precision, version, expected", [
+    ("fp32", (7, 5), False), ("fp32", (8, 0), True), ("bf16", (8, 0), True),
+    ("fp32", (12, 0), True),
+])  # fmt: skip
+def test_gpus_without_tf32_keep_the_layout_in_fp32(capability, precision, version, expected):
+    capability(*version)
+    quick, _, fused = prepared_as_on("cuda", precision)
+    layers = [m for m in quick.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    assert all(in_channels_last(layer.weight) == expected for layer in layers)
+    assert fused and torch.backends.cudnn.benchmark
+
+
+def test_mps_gets_one_pass_adam_and_nothing_else():
+    quick, plain, fused = prepared_as_on("mps")
+    assert fused and all(weight.is_contiguous() for weight in quick.parameters())
+    assert not any(module._forward_hooks for module in quick.modules())
+    x, _ = batch()
+    assert torch.equal(quick(x), plain(x))
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_norms_on_a_gpu_keep_the_layout_both_ways(capability, norm):
+    quick, plain, _ = prepared_as_on("cuda", norm=norm)
+    seen = []
+
+    def look(layer, inputs, output):
+        seen.append(output)
+        if norm == "batch":
+            output.register_hook(lambda gradient: seen.append(gradient))
+
+    for module in quick.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
+            module.register_forward_hook(look)
+        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
+    x, y = batch(2)
+    results = []
+    for network in (quick, plain):
+        output = network(x.contiguous(memory_format=torch.channels_last))
+        (output - y).square().mean().backward()
+        results.append([output, *(weight.grad for weight in network.parameters())])
+    assert all(map(in_channels_last, seen)) and len(seen) > 10
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_a_graph_is_recorded_on_the_stream_of_the_first_steps(monkeypatch):
+    used = []
+    for name in ("Stream", "CUDAGraph", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    monkeypatch.setattr(torch.cuda, "stream", lambda s: used.append(s) or nullcontext())
+    monkeypatch.setattr(
+        torch.cuda, "graph", lambda g, stream=None, **options: used.append(stream) or nullcontext()
+    )
+    graphed = GraphedStep(lambda x, y: x + y)
+    for _ in range(GraphedStep.warm_up + 1):
+        graphed(*batch())
+    assert used == [graphed.side] * (GraphedStep.warm_up + 1)
 
 
 # ---- The choice of a precision ----------------------------------------------------------------

@@ -173,4 +173,5 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path):
     log.write(7, epoch=1.2)
     with pytest.raises(UserError, match=r"log\.csv cannot be written: No space left on device"):
         log.flush()
-    log.close()
+    with pytest.raises(UserError, match=r"log\.csv cannot be written"):
+        log.close()  # the row is still missing

@@ -1,8 +1,9 @@
-"""The lock on a run's folder, and the devices of processes."""
+"""The lock on a run's folder, files left behind, and how several processes begin."""
 
 import shutil
 import threading
 import time
+from datetime import timedelta
 
 import filelock
 import pytest
@@ -12,7 +13,6 @@ from conftest import config_for, refusal
 import train
 from engine import processes
 from engine.cli import UserError
-from engine.devices import device_of
 from engine.files import replacing
 from engine.processes import alone_in
 
@@ -69,12 +69,19 @@ def test_writing_to_a_folder_that_is_a_file_is_refused(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_several_processes_take_a_gpu_each(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    assert [device_of(name).index for name in ("auto", "cuda", "cuda:1")] == [0, 0, 1]
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert [device_of(name).index for name in ("auto", "cuda", "cuda:1")] == [3, 3, 3]
-    assert device_of("cpu").type == "cpu"
-    with pytest.raises(UserError, match=r"device is 'cuda:4'; this machine has cuda, .*cuda:3$"):
-        device_of("cuda:4")
+@pytest.mark.parametrize("device, nccl, backend", [
+    ("cpu", True, "gloo"), ("cuda", True, "cpu:gloo,cuda:nccl"), ("cuda", False, "gloo"),
+])  # fmt: skip
+def test_processes_meet_by_what_this_build_has_and_wait_for_a_validation(
+    monkeypatch, device, nccl, backend
+):
+    begun = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: nccl)
+    monkeypatch.setattr(
+        torch.distributed,
+        "init_process_group",
+        lambda name, **options: begun.update(options, name=name),
+    )
+    processes.Processes(torch.device(device))
+    assert begun == {"name": backend, "timeout": timedelta(hours=2)}
