@@ -136,7 +136,7 @@ def plan_outputs(
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
-    """Pixels (..., H, W, C) or (H, W) -> (..., C, H, W) in [-1, 1]. Floats already have that range."""
+    """Pixels (..., H, W, C) or (H, W) -> (..., C, H, W) in [-1, 1], where floats already are."""
     # In NumPy, on one thread: torch's threads would wait for each other on shared cores.
     values = np.array(np.moveaxis(np.atleast_3d(pixels), -1, -3), np.float32, order="C")
     if pixels.dtype == np.uint8:
