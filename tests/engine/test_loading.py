@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 
@@ -113,6 +114,29 @@ def test_fewer_processes_where_each_imports_everything(monkeypatch, method, aske
     monkeypatch.setattr(loading, "DataLoader", lambda data, **given: options.update(given) or [])
     assert list(load_batches([], workers=asked)) == []
     assert options["num_workers"] == found and options["multiprocessing_context"] is context
+
+
+SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("forkserver", "spawn")]
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="only Linux says who sent a signal")
+@pytest.mark.parametrize("method", ["fork", *SLOW])
+def test_a_worker_heeds_the_sigterm_of_its_trainer_alone(monkeypatch, method):
+    context = loading.multiprocessing.get_context(method)
+    monkeypatch.setattr(loading.multiprocessing, "get_context", lambda: context)
+    items = [{"name": str(number)} for number in range(40)]
+    loaded = load_batches(items, workers=1)
+    first = next(loaded)
+    (worker,) = context.active_children()
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    assert [first, *loaded] == items  # more than its queue holds
+    loaded = load_batches(items, workers=1)
+    next(loaded)
+    (worker,) = context.active_children()
+    worker.terminate()
+    worker.join(60)
+    assert worker.exitcode == 0
+    loaded.close()
 
 
 def test_signals_are_as_before_once_the_processes_have_started():
