@@ -47,7 +47,7 @@ import albumentations
 import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from engine.arrays import to_unit
 from engine.devices import choose_device
@@ -64,7 +64,7 @@ from engine.pairs import (
     size_of,
 )
 from metrics.palettes import find_palette
-from tasks import task_of
+from tasks import Task, task_of
 
 
 class NothingUsableError(UserError):
@@ -114,13 +114,8 @@ class PairedDataset(Dataset):
         self.labels = find_palette(config) is not None
         self.augmented = augment and split == "train"
         self.size = config.load_size if self.augmented else config.crop_size
-        self.augment = albumentations.Compose(
-            [
-                albumentations.RandomCrop(config.crop_size, config.crop_size),
-                albumentations.HorizontalFlip(p=0.5 if config.mirror else 0.0),
-            ],
-            additional_targets={"target": "image"},
-        )
+        self.crop = albumentations.RandomCrop(config.crop_size, config.crop_size)
+        self.flip = albumentations.HorizontalFlip(p=0.5 if config.mirror else 0.0)
         self.ranges = (config.input_range, config.target_range)  # of x and y
         size = (self.size, self.size)
         with suppress(UserError, IndexError):  # bad or no files are reported by what reads them
@@ -146,17 +141,31 @@ class PairedDataset(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Tensor | str]:
+        pair = self.pixels(item).items()
+        return {k: to_tensor(v) if isinstance(v, np.ndarray) else v for k, v in pair}
+
+    def __getitems__(self, items: list) -> list[dict[str, np.ndarray | Tensor | str]]:
+        """What a DataLoader makes a batch of: it stays uint8 until it is on the device."""
+        return [self.pixels(item) for item in items]
+
+    def pixels(self, item: int | tuple[int, int]) -> dict[str, np.ndarray | Tensor | str]:
+        """An item as in `read`, cropped and flipped; of a task that makes its pairs, tensors."""
         epoch, index = item if isinstance(item, tuple) else (0, item)
         x, y = self.cache[index] if self.cached else self.read(index)
-        # Seeded by seed, epoch and index alone: neither the number of workers nor a resume changes
-        # a crop.
+        # Seeded by these alone: neither the number of workers nor a resume changes a crop.
         key = np.random.SeedSequence([self.config.seed, epoch, index]).generate_state(1)[0]
-        rng = np.random.default_rng(key)
         if self.augmented:
-            self.augment.set_random_state(rng, random.Random(int(key)))
-            pair = self.augment(image=x, target=y)
-            x, y = pair["image"], pair["target"]
-        pair = self.task.pair(to_tensor(x), to_tensor(y), rng)
+            numbers = random.Random(int(key))
+            numbers.random()  # as Compose, whose copies would take half of the time, draws one
+            for transform in (self.crop, self.flip):
+                transform.set_random_state(None, numbers)
+            place = self.crop.get_params_dependent_on_data({"shape": x.shape}, {})
+            x, y = (self.crop.apply(image, **place) for image in (x, y))
+            if self.flip.should_apply():
+                x, y = self.flip.apply(x), self.flip.apply(y)
+        pair = {"input": x, "target": y}
+        if type(self.task).pair is not Task.pair:
+            pair = self.task.pair(to_tensor(x), to_tensor(y), np.random.default_rng(key))
         return {**pair, "name": self.pairs[index].name}
 
     def open(self, index: int) -> list[Picture]:
@@ -250,9 +259,9 @@ def with_measured_ranges(config: Config) -> Config:
     return replace(config, input_range=x, target_range=y)
 
 
-def load_pairs(data: PairedDataset, order: TrainingOrder | None = None) -> DataLoader:
-    """Batches {"input": (B, C, H, W), "target": (B, C, H, W), "name": [B]} in `order`; without one,
-    every pair once, in batches of 1. Cached pairs need no loading processes."""
+def load_pairs(data: PairedDataset, order: TrainingOrder | None = None):
+    """Batches {"input": (B, C, H, W), "target": (B, C, H, W), "name": [B]} in `order`, for
+    `to_device`; without one, every item once. Cached pairs need no loading processes."""
     workers = data.config.num_workers
     workers = 0 if data.cached and workers < 0 else workers
     pin = order is not None and choose_device(data.config.device).type == "cuda"

@@ -98,8 +98,7 @@ def translations(generator: nn.Module, dataset: PairedDataset, seed: int = 0, no
     """Translates the pairs of a dataset one by one; see `utils.generate` about noise. Yields (name,
     x, G(x), y), images (C, H, W) in [-1, 1]. The noise of every image starts from `seed`, so its
     translation does not depend on others."""
-    for batch in load_pairs(dataset):
-        pair = {key: value[0] for key, value in batch.items()}
+    for pair in load_pairs(dataset):
         output = generate_any_size(generator, pair["input"], seed, noise)
         show = partial(dataset.task.show, pair)
         yield pair["name"], pair["input"], show(output), show(pair["target"])

@@ -58,7 +58,7 @@ from discriminator import PatchDiscriminator
 from engine import fast
 from engine.devices import device_of
 from engine.files import write_text
-from engine.loading import TrainingOrder
+from engine.loading import TrainingOrder, to_device
 from engine.pairs import list_skipped
 from engine.processes import Processes, alone_in
 from engine.run import Run
@@ -244,8 +244,7 @@ def train_on(
 
         for step, batch in enumerate(load_pairs(data, run.order), run.order.start + 1):
             rate = set_learning_rate(model, config, run.order.position(step - 1)[0])
-            x = batch["input"].to(device, non_blocking=device.type == "cuda")
-            y = batch["target"].to(device, non_blocking=device.type == "cuda")
+            x, y = (to_device(batch[key], device) for key in ("input", "target"))
             losses = take_step(x, y)
             update_average(model, config.ema_decay)
 

@@ -142,9 +142,9 @@ def plan_outputs(
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
-    """Pixels (H, W, C) or (H, W) -> (C, H, W) in [-1, 1]. Floats are already in that range."""
+    """Pixels (..., H, W, C) or (H, W) -> (..., C, H, W) in [-1, 1], where floats already are."""
     # In NumPy, on one thread: torch's threads would wait for each other on shared cores.
-    values = np.array(np.atleast_3d(pixels).transpose(2, 0, 1), np.float32, order="C")
+    values = np.array(np.moveaxis(np.atleast_3d(pixels), -1, -3), np.float32, order="C")
     if pixels.dtype == np.uint8:
         values /= 127.5
         values -= 1

@@ -1,8 +1,11 @@
 """Batches: their order over a whole run, and the processes that load them."""
 
+import contextlib
+import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,6 +17,7 @@ from tqdm import tqdm
 
 from engine.cli import UserError
 from engine.devices import usable_cores
+from engine.images import to_tensor
 
 
 @dataclass
@@ -77,32 +81,95 @@ class TrainingOrder(Sampler):
 
 def load_batches(
     dataset: Dataset, order: TrainingOrder | None = None, workers: int = 0, pin: bool = False
-) -> DataLoader:
-    """Batches of dicts of tensors (C, H, W) and strings in the given order, or without one each
-    item alone. `workers` are loading processes; -1: one for each core, up to 16. `pin`: into pinned
-    memory, from which copies to a GPU are asynchronous."""
+):
+    """Yields batches in the given order: dicts of tensors (B, C, H, W) and lists of strings; see
+    `to_device`. Without an order, each item alone. `workers` are loading processes, 0 a thread; -1:
+    one for each core, up to 16, or 4 where processes aren't forked. `pin`: into pinned memory, from
+    which copies to a GPU are asynchronous."""
+    context = multiprocessing.get_context()  # fork, forkserver or spawn
+    forked = context.get_start_method() == "fork"
     if workers < 0:
-        # The processes of a machine share its cores, and each worker takes memory.
+        # The processes of a machine share its cores, and each worker takes memory; unless it is
+        # forked, all that PyTorch takes.
         cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        workers = max(1, min(cores, 16))
-    return DataLoader(
+        workers = max(1, min(cores, 16 if forked else 4))
+    alone = order is None
+    loader = DataLoader(
         dataset,
+        batch_size=None if alone else 1,
         batch_sampler=order,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=None if alone else collate,
         pin_memory=pin,
         worker_init_fn=ignore_stop_requests,
+        multiprocessing_context=context if workers else None,
         generator=torch.Generator(),  # the default one would draw from the training's
     )
+    if not workers:
+        yield from in_advance(iter(loader))
+        return
+    with stop_requests_waiting(forked):
+        batches = iter(loader)
+    yield from batches
+
+
+def in_advance(batches, count: int = 2):
+    """Yields what an iterator does, which a thread takes from it while the last one is used."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        taken = deque(pool.submit(next, batches, None) for _ in range(count))
+        while (batch := taken.popleft().result()) is not None:
+            taken.append(pool.submit(next, batches, None))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def collate(items: list[dict]) -> dict[str, Tensor | list[str]]:
-    """Stacks tensors in NumPy, on one thread, as `images.to_tensor`; lists strings."""
+    """Stacks pixels (H, W, C), as (B, C, H, W), and tensors in NumPy, on one thread, as
+    `images.to_tensor`; lists strings."""
     batch = {key: [item[key] for item in items] for key in items[0]}
     for key, values in batch.items():
         if isinstance(values[0], Tensor):
             batch[key] = torch.from_numpy(np.stack(values))
+        elif isinstance(values[0], np.ndarray):
+            batch[key] = torch.from_numpy(np.stack(values)).permute(0, 3, 1, 2)
     return batch
+
+
+def to_device(images: Tensor, device: torch.device) -> Tensor:
+    """(B, C, H, W), uint8 or float32 -> the floats of `to_tensor`, equal bit by bit, on the device.
+    Bytes travel as such: they are a quarter of their floats."""
+    if device.type == "cpu":
+        return to_tensor(images.movedim(1, -1).numpy())
+    images = images.to(device, non_blocking=device.type == "cuda")
+    floats = images.to(torch.float32, memory_format=torch.contiguous_format)
+    if images.dtype == torch.uint8:
+        # A number would become a product with its reciprocal on a GPU, which rounds otherwise.
+        floats.div_(torch.full((), 127.5, device=device)).sub_(1)
+    return floats
+
+
+# SIGTERM only where a worker can tell who sent it: on Linux. Elsewhere, no scheduler sends one.
+STOP_REQUESTS = {signal.SIGINT, *([signal.SIGTERM] if hasattr(signal, "sigwaitinfo") else [])}
+
+
+@contextlib.contextmanager
+def stop_requests_waiting(forked: bool):
+    """Blocks signals. Processes started meanwhile inherit that: workers, which take seconds until
+    they can ignore them, and the server that forks them, which has to live as long as they."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    if not forked:
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()  # its start would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_REQUESTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ignore_stop_requests(worker: int) -> None:
@@ -110,13 +177,13 @@ def ignore_stop_requests(worker: int) -> None:
     reach every process, but the trainer still has a step to finish and a checkpoint to write. A
     SIGTERM of the trainer itself ends the worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # Linux; elsewhere, no scheduler sends one
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=exit_at_parents_sigterm, daemon=True).start()
+    if signal.SIGTERM in STOP_REQUESTS:  # it is blocked
+        threading.Thread(target=exit_at_trainers_sigterm, daemon=True).start()
 
 
-def exit_at_parents_sigterm() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+def exit_at_trainers_sigterm() -> None:
+    trainer = multiprocessing.parent_process().pid  # getppid() is not, with a fork server
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
         pass
     os._exit(0)
 

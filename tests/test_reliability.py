@@ -44,9 +44,26 @@ def test_kills_at_any_moment_lose_nothing(tmp_path):
     kill.compare(tmp_path, kills=3, epochs=8, base_channels=32)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_the_resumed_run_equals_an_uninterrupted_one(pairs, tmp_path, number):
-    """Real processes, with data loaded by others that get the signal as well."""
+@pytest.mark.parametrize(
+    ("method", "number", "rows"),
+    [
+        ("fork", signal.SIGINT, 10),
+        ("fork", signal.SIGTERM, 10),
+        ("forkserver", signal.SIGTERM, 10),
+        ("spawn", signal.SIGTERM, 10),
+        # While they still import.
+        ("forkserver", signal.SIGTERM, 2),
+        ("spawn", signal.SIGINT, 2),
+    ],
+)
+def test_a_signal_saves_and_the_resumed_run_equals_an_uninterrupted_one(
+    pairs, tmp_path, method, number, rows
+):
+    """Real processes, with data loaded by others that get the signal as well, however they are
+    started: fork is the default on Linux up to Python 3.13, then forkserver; elsewhere spawn."""
+    site = tmp_path / "site" / "sitecustomize.py"  # which Python imports first
+    site.parent.mkdir()
+    site.write_text(f"import multiprocessing\nmultiprocessing.set_start_method({method!r})\n")
     settings = {"epochs": 12, "validate_epochs": 12, "cache_gb": 0, "num_workers": 2}
     fields = arguments(data_root=pairs, **{**TINY, **settings})
     run = tmp_path / "runs" / "stopped"
@@ -54,19 +71,20 @@ def test_a_signal_saves_and_the_resumed_run_equals_an_uninterrupted_one(pairs, t
     process = subprocess.Popen(
         command,
         cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site.parent)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    wait_for_rows(run, process, 10)
+    wait_for_rows(run, process, rows)
     os.killpg(process.pid, number)
     output, errors = process.communicate(timeout=200)
     assert process.returncode == 128 + number, errors
     assert "python train.py --resume runs/stopped" in output
     assert "Traceback" not in errors
     stopped_at = load_checkpoint(run)["step"]
-    assert 8 <= stopped_at < 72
+    assert rows - 2 <= stopped_at < 72
 
     resumed = run_script("train.py", "--resume", "runs/stopped", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr

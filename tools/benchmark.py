@@ -174,12 +174,12 @@ def machine_rates(precision: str, device: torch.device) -> tuple[float, float]:
 
 
 def loading_rate(config: Config) -> float:
-    """Training pairs loaded per second."""
+    """Training pairs loaded per second, at most in batches of all."""
     data = PairedDataset(config, "train")
-    batches = load_pairs(data, TrainingOrder(len(data), 1, 10**9, config.seed))  # never ends
-    load = partial(next, iter(batches))
-    mean_seconds(load, 50)  # processes start, queues fill
-    return 1 / mean_seconds(load, 500)
+    size = min(config.batch_size, len(data))
+    load = partial(next, load_pairs(data, TrainingOrder(len(data), size, 10**9, 0)))  # never ends
+    mean_seconds(load, 2 + 50 // size)  # processes start, queues fill
+    return size / mean_seconds(load, 2 + 500 // size)
 
 
 def rows_of(measured: dict[str, list], config: Config, rates: tuple[float, float]) -> list[dict]:
@@ -210,7 +210,9 @@ def main(argv=None) -> int:
         make_demo(DEMO_ROOT)
 
     from_files = loading_rate(replace(config, cache_gb=0.0))  # first, so that bad data cost no time
-    loading = {"from memory": loading_rate(config), "from files": from_files}
+    loading = {"from memory": loading_rate(config)}
+    loading["from memory in batches of 64"] = loading_rate(replace(config, batch_size=64))
+    loading["from files"] = from_files
     rates, steps = machine_rates(precision, device), []
     torch.cuda.empty_cache()  # for the processes of the variants
     for config in options.configs:

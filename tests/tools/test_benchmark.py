@@ -31,7 +31,7 @@ def test_it_measures_every_variant_and_the_loading(pairs, tmp_path, capsys):
         for row in rows.values():
             assert row["images/s"] == pytest.approx(batch_size / row["ms/step"] * 1e3)
             assert row["speed"] == pytest.approx(textbook["ms/step"] / row["ms/step"])
-    assert len(figures["loading"]) == 2 and all(rate > 0 for rate in figures["loading"].values())
+    assert len(figures["loading"]) == 3 and all(rate > 0 for rate in figures["loading"].values())
 
 
 def test_a_step_of_the_papers_networks_takes_87_gflop():
