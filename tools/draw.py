@@ -18,7 +18,7 @@ from engine.cli import UserError
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = cli.Parser(__doc__, "python -m tools.draw [RUN ...] [--port N] [--no_browser] ...")
     add = parser.add_argument
-    add("runs", nargs="*", metavar="RUN", help="runs, checkpoints, exports, or folders of them")
+    add("runs", nargs="*", default=["pretrained"], metavar="RUN", help="runs or folders of runs")
     add("--port", type=int, default=0, help="of 127.0.0.1 (default: a free one)")
     add("--no_browser", action="store_true", help="print the address, do not open it")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -31,13 +31,14 @@ if __name__ == "__main__":
 import contextlib
 import io
 import json
-import socketserver
 import threading
 import webbrowser
+from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from socketserver import ThreadingTCPServer
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import numpy as np
@@ -47,20 +48,19 @@ from PIL import Image
 from config import Config, config_from_dict
 from engine import hub
 from engine.files import read_json
-from engine.images import GAP, is_image, natural_order, read_image, to_image, to_tensor
+from engine.images import find_images, natural_order, read_image, to_image, to_tensor
 from metrics.palettes import FILE, find_palette
 from tasks.edges import draw
 from utils import checkpoint_files, load_generator, run_folder, translate
 
 PAGE = Path(__file__).with_name("draw.html")
 MAX_BYTES = 16 * 2**20  # of an upload
-MAX_SIDE = 2048  # px of an image to translate; a larger upload is reduced
-FROM_PHOTO = ("colorization", "inpainting", "super_resolution")  # their input is made of a photo
+MAX_SIDE = 2048  # px; a larger upload is reduced
 
 # ---- Runs -------------------------------------------------------------------------------------
 
 
-def stamp_of(run: str) -> int:
+def stamp_of(run: str | Path) -> int:
     """When the newest weights of a run or an export were saved; 0 if it is none."""
     files = [Path(run, hub.WEIGHTS), *checkpoint_files(run)]
     return next((file.stat().st_mtime_ns for file in files if file.is_file()), 0)
@@ -72,12 +72,12 @@ def find_runs(paths: list[str]) -> dict[str, str]:
     for path in paths:
         inside = filter(Path.is_dir, Path(path).glob("*"))
         inside = sorted(inside, key=lambda f: (f.name != "facades", natural_order(f)))
-        runs = [run for run in ([path] if stamp_of(path) else map(str, inside)) if stamp_of(run)]
+        runs = [path] if stamp_of(path) else [str(folder) for folder in inside if stamp_of(folder)]
         if not runs:
             raise UserError(f"{path} is no run with a checkpoint, no export and no folder of these")
         found += runs
-    names = [Path(run).name for run in found]
-    return {run if names.count(name) > 1 else name: run for name, run in zip(names, found)}  # noqa: B905
+    names = Counter(Path(run).name for run in found)
+    return {run if names[Path(run).name] > 1 else Path(run).name: run for run in found}
 
 
 @lru_cache(maxsize=4)
@@ -95,9 +95,10 @@ def config_of(run: str) -> Config:
     return config_from_dict(values.get("config", values))  # an export has it inside
 
 
-def describe(run: str, config: Config) -> dict:
+def describe(run: str) -> dict:
     """What the page needs to know. `kind` is what one draws: labels, edges, the mask of a photo, an
-    image in any colors, or nothing on a photo."""
+    image in any colors, or nothing on a photo. `examples` are files. Raises UserError."""
+    config = config_of(run)
     own = run_folder(run) / FILE
     palette = find_palette(replace(config, palette=str(own)) if own.is_file() else config)
     kinds = {"edges": "edges", "inpainting": "mask", "style": "image", "pairs": "image"}
@@ -106,24 +107,24 @@ def describe(run: str, config: Config) -> dict:
         kind = "labels"
     elif any(Path(name).name.startswith("edges2") for name in (config.data_root, run)):
         kind = "edges"
-    # Two tasks work at the size of training and keep the detail of a larger photo.
-    longest = 1024 if config.task in FROM_PHOTO[:2] else config.crop_size
-    about = {"kind": kind, "palette": palette.classes if kind == "labels" else {}}
-    about |= {"task": config.task, "direction": config.direction}
-    return {**about, "size": config.crop_size, "longest": longest}
+    keeps_detail = config.task in ("colorization", "inpainting")  # of a photo over crop_size
+    return {
+        "kind": kind,
+        "palette": palette.classes if kind == "labels" else {},
+        "task": config.task,
+        "direction": config.direction,
+        "size": config.crop_size,
+        "longest": 1024 if keeps_detail else config.crop_size,
+        "examples": examples_of(run, kind),
+    }
 
 
-def examples_of(run: str, config: Config) -> list[tuple[Path, tuple | None]]:
-    """Inputs to start from, as files and the part to cut out: examples/ in the run's folder, or
-    else what evaluate.py wrote, or else the newest sample grid."""
-    folder, photo, pitch = run_folder(run), config.task in FROM_PHOTO, config.crop_size + GAP
-    for name in ("examples", "test/target" if photo else "test/input"):
-        files = sorted(filter(is_image, folder.glob(f"{name}/*")), key=natural_order)
-        if files:
-            return [(file, None) for file in files[:12]]
-    left, right = GAP + 2 * pitch * photo, (2 * photo + 1) * pitch
-    boxes = [(left, GAP + i * pitch, right, (i + 1) * pitch) for i in range(config.sample_images)]
-    return [(grid, box) for grid in sorted(folder.glob("samples/*.png"))[-1:] for box in boxes]
+def examples_of(run: str, kind: str) -> list[Path]:
+    """examples/ in the run's folder, or else the test images that evaluate.py wrote."""
+    for folder in ("examples", "test/target" if kind in ("mask", "photo") else "test/input"):
+        with contextlib.suppress(UserError):  # it holds none
+            return find_images(run_folder(run) / folder)[:12]
+    return []
 
 
 def to_png(image: Image.Image) -> bytes:
@@ -135,10 +136,10 @@ def to_png(image: Image.Image) -> bytes:
 # ---- The server -------------------------------------------------------------------------------
 
 
-class Server(ThreadingHTTPServer):
+class Server(ThreadingTCPServer):
     """Serves the page and the runs at `paths`, on 127.0.0.1 alone. Raises UserError."""
 
-    daemon_threads = True
+    allow_reuse_address = daemon_threads = True
 
     def __init__(self, paths: list[str], port: int = 0, device: str = "auto"):
         self.paths, self.device, self.lock = paths, device, threading.Lock()
@@ -146,23 +147,24 @@ class Server(ThreadingHTTPServer):
             super().__init__(("127.0.0.1", port), Handler)
         except (OSError, OverflowError) as error:
             raise UserError(f"--port {port} cannot be used: {error}") from error
+        self.server_port = self.server_address[1]
         self.hosts = [f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")]
 
-    def server_bind(self):
-        socketserver.TCPServer.server_bind(self)  # HTTPServer's looks up a name, which can hang
-        self.server_name, self.server_port = self.server_address
+    def handle_error(self, *_):
+        """A page was closed before its answer came."""
 
     def listing(self) -> list[dict]:
         """The runs as the page lists them."""
         runs = []
         for name, run in find_runs(self.paths).items():
-            runs.append({"name": name, "stamp": str(stamp_of(run))})
+            about = {"name": name, "stamp": str(stamp_of(run))}
+            link = f"example?run={quote(name, safe='')}&number="
             try:
-                config, link = config_of(run), f"example?run={quote(name, safe='')}&number="
-                links = [f"{link}{i}" for i in range(len(examples_of(run, config)))]
-                runs[-1] |= {**describe(run, config), "examples": links}
+                about |= describe(run)
+                about["examples"] = [f"{link}{i}" for i in range(len(about["examples"]))]
             except UserError as error:
-                runs[-1]["error"] = str(error)
+                about["error"] = str(error)
+            runs.append(about)
         return runs
 
     def translated(self, name: str, image: Image.Image, seed: int = 0, noise: bool = True):
@@ -174,68 +176,59 @@ class Server(ThreadingHTTPServer):
                 width, height = image.width, image.height // 2
                 mask = image.crop((0, height, width, 2 * height))
                 image = image.crop((0, 0, width, height))
-            if max(image.size) > MAX_SIDE:
-                size = f"{image.width}x{image.height}"
-                raise UserError(f"the image is {size}; the limit here is {MAX_SIDE} px")
             return translate(generator, image, seed, noise, mask)
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # a connection serves many strokes
-    timeout = 60
 
     def do_GET(self):
-        """Answers with what the path names, or a line about what is wrong."""
-        hosts, url = self.server.hosts, urlsplit(self.path)
+        """Answers with what the path names, or with a line about what is wrong."""
+        hosts, status, kind = self.server.hosts, 200, "text/plain; charset=utf-8"
         origin = self.headers.get("Origin", f"http://{hosts[0]}")
         try:
             # A page elsewhere must not reach this server, nor one under a name that leads here.
-            if self.headers.get("Host") not in hosts or origin.removeprefix("http://") not in hosts:
-                return self.answer(b"only for pages of this server", status=403)
-            self.answer(*self.content(url.path, dict(parse_qsl(url.query))))
-        except ConnectionError:  # the page was closed
-            self.close_connection = True
+            if self.headers.get("Host") in hosts and origin.removeprefix("http://") in hosts:
+                content, kind = self.content()
+            else:
+                status, content = 403, b"only for pages of this server"
         except LookupError as error:
-            self.answer(f"not found: {error}".encode(), status=404)
+            status, content = 404, f"not found: {error}".encode()
         except Exception as error:  # a UserError, or a lack of memory; the server lives on
-            self.answer(str(error).encode(), status=400)
-
-    do_POST = do_GET  # noqa: N815
-
-    def answer(self, content: bytes, kind: str = "text/plain; charset=utf-8", status: int = 200):
+            status, content = 400, str(error).encode()
         self.send_response(status)
-        headers = {
-            "Content-Type": kind,
-            "Content-Length": len(content),
-            "Cache-Control": "no-store",
-        }
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-store")
         if status != 200:  # what was sent may not have been read
-            headers["Connection"] = "close"
-        for name, value in headers.items():
-            self.send_header(name, str(value))
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(content)
 
-    def content(self, path: str, query: dict[str, str]) -> tuple[bytes, str]:
+    def do_POST(self):
+        self.do_GET()
+
+    def content(self) -> tuple[bytes, str]:
         """What the path names, and its type. Raises UserError and others."""
-        server, size = self.server, int(query.get("edges", 0))
-        if path == "/":
+        url, server = urlsplit(self.path), self.server
+        query = dict(parse_qsl(url.query))
+        if url.path == "/":
             return PAGE.read_bytes(), "text/html; charset=utf-8"
-        if path == "/runs.json":
+        if url.path == "/runs.json":
             return json.dumps({"runs": server.listing()}).encode(), "application/json"
-        if path == "/example":
+        if url.path == "/example":
             run = find_runs(server.paths)[query["run"]]
-            file, box = examples_of(run, config_of(run))[int(query["number"])]
-            image = read_image(file).crop(box)
-        elif path == "/read":  # an upload as 8-bit RGB, or the edges of a photo
+            image = read_image(describe(run)["examples"][int(query["number"])])
+        elif url.path == "/read":  # an upload as 8-bit RGB, or the edges of a photo
             image = self.body(query.get("name", "the image"))
-            image.thumbnail((size or MAX_SIDE,) * 2)
-            image = to_image(draw(to_tensor(np.asarray(image)))) if size else image
-        elif path == "/translate":
+            image.thumbnail((int(query.get("edges", MAX_SIDE)),) * 2)
+            if "edges" in query:
+                image = to_image(draw(to_tensor(np.asarray(image))))
+        elif url.path == "/translate":
             seed, noise = int(query["seed"]), query["noise"] == "1"
             image = server.translated(query["run"], self.body("the image"), seed, noise)
         else:
-            raise LookupError(path)
+            raise LookupError(url.path)
         return to_png(image), "image/png"
 
     def body(self, name: str) -> Image.Image:
@@ -252,7 +245,7 @@ class Handler(BaseHTTPRequestHandler):
 def main(argv=None) -> int:
     options = parse_arguments(argv)
     paths = [str(hub.hub_folder(p)) if hub.is_on_hub(p) else p for p in options.runs]
-    with Server(paths or ["pretrained"], options.port, options.device) as server:
+    with Server(paths, options.port, options.device) as server:
         first = next(iter(find_runs(server.paths)))
         server.translated(first, Image.new("RGB", (256, 512)))  # its mistakes end here
         address = f"http://127.0.0.1:{server.server_port}"

@@ -19,17 +19,16 @@ from engine.cli import UserError
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = cli.Parser(__doc__, "python -m tools.export RUN [--output FOLDER | --onnx FILE] ...")
-    parser.add_argument("run", metavar="RUN", help="a run folder, a checkpoint or an export")
-    parser.add_argument("--output", metavar="FOLDER", help="default: export, in the run folder")
-    parser.add_argument(
-        "--precision", choices=("float32", "half", "int8"), help="of the weights; default: float32"
-    )
-    parser.add_argument("--no_ema", action="store_true", help="the weights instead of their EMA")
-    parser.add_argument("--onnx", metavar="FILE", help="write this ONNX file instead of a folder")
-    parser.add_argument("--no_dropout", action="store_true", help="ONNX: leave out the noise")
-    parser.add_argument("--web", metavar="FOLDER", help="write a static site to draw on instead")
-    parser.add_argument("--runtime", metavar="DIR", help="onnxruntime-web's dist/, not downloaded")
-    parser.add_argument("--space", metavar="FOLDER", help="write a Gradio app instead")
+    add = parser.add_argument
+    add("run", metavar="RUN", help="a run folder, a checkpoint or an export")
+    add("--output", metavar="FOLDER", help="default: export, in the run folder")
+    add("--precision", choices=("float32", "half", "int8"), help="of the weights; default: float32")
+    add("--no_ema", action="store_true", help="the weights instead of their EMA")
+    add("--onnx", metavar="FILE", help="write this ONNX file instead of a folder")
+    add("--no_dropout", action="store_true", help="ONNX: leave out the noise")
+    add("--web", metavar="FOLDER", help="write a static site to draw on instead")
+    add("--runtime", metavar="DIR", help="onnxruntime-web's dist/, not downloaded")
+    add("--space", metavar="FOLDER", help="write a Gradio app instead")
     options = parser.parse_args(argv)
     cli.check_mode(options, "web", needed_by=["runtime"], excludes=["output", "onnx", "space"])
     cli.check_mode(options, "onnx", needed_by=["no_dropout"], excludes=["output", "precision"])
@@ -56,12 +55,9 @@ def export_generator(
     run: str | Path, folder: str | Path, precision: str = "float32", ema: bool = True
 ) -> None:
     """Exports the generator of `run`, anything `load_generator` accepts, into a folder that it
-    accepts as well: model.safetensors, config.json and README.md, the model card.
-
-    `precision` of the weights: "float32", "half" (float16) or "int8" (convolutions only, with a
-    scale for each output channel). An earlier export in the folder is replaced, except for its
-    card. Raises UserError, also if the folder holds other files.
-    """
+    accepts as well. An earlier export there is replaced, except for its card. `precision` is
+    "float32", "half" (float16) or "int8" (convolutions only, with a scale for each output channel).
+    Raises UserError, also if the folder holds other files."""
     folder = Path(folder)
     others = {file.name for file in folder.glob("[!.]*")} - {*EXPORT_FILES, "examples"}
     if others:
@@ -126,25 +122,16 @@ The terms of the training data also apply to this generator.
 
 
 def export_onnx(run: str | Path, path: str | Path, noise: bool = True, ema: bool = True) -> None:
-    """Writes a run's generator as one ONNX file. `run` is anything `load_generator` accepts.
+    """Writes the generator of `run`, anything `load_generator` accepts, as one ONNX file: "input"
+    (N, in_channels, H, W) -> "output" (N, out_channels, H, W), float32 in [-1, 1] of any height and
+    width. Each of the N images is translated as if alone. With `noise` every call draws new noise;
+    after `onnxruntime.set_seed` a new session repeats its draws. Raises UserError."""
+    from tools.onnx_graph import onnx_model
 
-    "input" is float32 (N, in_channels, H, W) in [-1, 1] of any height and width, "output" is (N,
-    out_channels, H, W). Each of the N images is translated as if alone. With `noise` every call
-    draws new noise; after `onnxruntime.set_seed` a new session repeats its draws. Raises UserError,
-    also if the package onnx is missing.
-    """
-    try:
-        from tools.onnx_graph import onnx_model
-    except ImportError as error:
-        raise UserError("ONNX files need a package: pip install onnx") from error
     generator = load_generator(run, ema=ema)
-    metadata = {
-        "config": json.dumps(dataclasses.asdict(without_paths(generator.config))),
-        "task": generator.config.task,
-        "range": "input and output are float32 (N, C, H, W) in [-1, 1]",
-        "dropout": "on" if noise else "off",
-    }
-    model = onnx_model(generator, noise, metadata)
+    model = onnx_model(generator, noise)
+    config = dataclasses.asdict(without_paths(generator.config))
+    model.metadata_props.add(key="config", value=json.dumps(config))
     with replacing(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
 
@@ -153,26 +140,21 @@ def main(argv=None) -> int:
     options = parse_arguments(argv)
     run, ema = options.run, not options.no_ema
     if options.web or options.space:
-        try:
-            from tools.site import SOURCE, write_web
-        except ImportError as error:
-            raise UserError("ONNX files need a package: pip install onnx") from error
-        folder = options.web or options.space
-        write_web(run, Path(folder), not options.web, options.runtime or SOURCE, ema)
-        print(f"wrote {folder}; " + ("upload it" if options.web else "push it to a Space"))
-        return 0
+        from tools.site import write_web
 
-    if options.onnx is not None:
+        folder = options.web or options.space
+        write_web(run, Path(folder), not options.web, options.runtime, ema)
+        print(f"wrote {folder}; " + ("upload it" if options.web else "push it to a Space"))
+    elif options.onnx is not None:
         export_onnx(run, options.onnx, not options.no_dropout, ema)
         print(f"wrote {options.onnx}; input and output are (N, C, H, W) in [-1, 1]")
-        return 0
-
-    default = (Path() if is_export(run) else run_folder(run)) / "export"
-    folder = Path(options.output or default)
-    export_generator(run, folder, options.precision or "float32", ema)
-    print(f"wrote {folder}: {', '.join(EXPORT_FILES)} (an existing {CARD} is kept)")
-    print(f"next: python evaluate.py {cli.quoted(folder)} --input x.jpg --output y.png")
-    print(f"to share: hf upload owner/name {folder}   (then load hf://owner/name)")
+    else:
+        default = (Path() if is_export(run) else run_folder(run)) / "export"
+        folder = Path(options.output or default)
+        export_generator(run, folder, options.precision or "float32", ema)
+        print(f"wrote {folder}: {', '.join(EXPORT_FILES)} (an existing {CARD} is kept)")
+        print(f"next: python evaluate.py {cli.quoted(folder)} --input x.jpg --output y.png")
+        print(f"to share: hf upload owner/name {folder}   (then load hf://owner/name)")
     return 0
 
 

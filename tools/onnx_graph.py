@@ -1,24 +1,29 @@
 """The generator as an ONNX graph, built node by node.
 
-Not by torch.onnx: it writes the noise as Dropout, which onnxruntime strips when it loads a model;
-and one of its exporters is deprecated, while the other accepts the mirrored padding in PyTorch 2.6
-and not in 2.15.
+Not by torch.onnx: it writes the noise as Dropout, which onnxruntime strips when it loads a model,
+and some versions of PyTorch do not accept the mirrored padding.
 """
 
 from functools import reduce
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
+from engine.cli import UserError
 from generator import UNetGenerator
+
+try:
+    from onnx import ModelProto, TensorProto, helper, numpy_helper
+except ImportError as error:
+    raise UserError("ONNX files need a package: pip install onnx") from error
 
 
 class Graph:
-    """Collects nodes and constants. A node is named after its output."""
+    """Collects nodes and constants. A node is named after its output. Convolutions with weights in
+    `half` precision compute in single, once loaded: on a CPU, only that is fast."""
 
-    def __init__(self):
-        self.nodes, self.constants = [], []
+    def __init__(self, half: bool):
+        self.nodes, self.constants, self.half = [], [], half
 
     def add(self, operator: str, *inputs, name: str | None = None, **attributes) -> str:
         """Adds a node and returns its name. Inputs are names of nodes, or arrays (constants)."""
@@ -32,10 +37,12 @@ class Graph:
 
     def layer(self, x: str, layer: nn.Module) -> str:
         """Adds a layer of the generator."""
-        weights = [parameter.numpy() for parameter in layer.parameters()]
         if isinstance(layer, nn.Sequential):
             return reduce(self.layer, layer, x)
+        weights = [parameter.numpy() for parameter in layer.parameters()]
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            if self.half:
+                weights[0] = self.add("Cast", np.float16(weights[0]), to=TensorProto.FLOAT)
             operator = "Conv" if isinstance(layer, nn.Conv2d) else "ConvTranspose"
             return self.add(operator, x, *weights, strides=layer.stride, pads=2 * layer.padding)
         if isinstance(layer, nn.BatchNorm2d | nn.InstanceNorm2d):
@@ -66,10 +73,13 @@ class Graph:
         return self.add("Gather", x, self.add("Min", pixels, mirror), axis=axis)
 
 
-def onnx_model(generator: UNetGenerator, noise: bool, metadata: dict[str, str]) -> ModelProto:
+def onnx_model(generator: UNetGenerator, noise: bool = True, web: bool = False) -> ModelProto:
     """`UNetGenerator.forward` for any size as an ONNX model: "input" (N, in_channels, H, W) ->
-    "output" (N, out_channels, H, W), float32 in [-1, 1]."""
-    graph, skips, x = Graph(), [], "input"
+    "output" (N, out_channels, H, W), float32 in [-1, 1]. For the web, dropout is a product with
+    inputs, noise_0 ..., and weights are in half precision."""
+    tensor, single = helper.make_tensor_value_info, TensorProto.FLOAT
+    graph, skips, x = Graph(half=web), [], "input"
+    inputs = [tensor(x, single, ["N", generator.in_channels, "H", "W"])]
     shape = graph.add("Shape", x)
     for axis in (2, 3):
         side = graph.add("Gather", shape, np.int64(axis))
@@ -80,7 +90,11 @@ def onnx_model(generator: UNetGenerator, noise: bool, metadata: dict[str, str]) 
     skips.pop()
     for i, layer in enumerate(generator.decoder):
         x = graph.layer(x, layer)
-        if noise and i in generator.dropped:
+        if i in generator.dropped and web:
+            sides = ["N", layer[-1].num_features, None, None]
+            inputs.append(tensor(f"noise_{len(inputs) - 1}", single, sides))
+            x = graph.add("Mul", x, inputs[-1].name)
+        elif i in generator.dropped and noise:
             x = graph.dropout(x, generator.dropout)
         skip = skips.pop()
         if generator.joins_skips:
@@ -89,16 +103,10 @@ def onnx_model(generator: UNetGenerator, noise: bool, metadata: dict[str, str]) 
     axes = np.int64([2, 3])
     size = graph.add("Gather", shape, axes)
     graph.add("Slice", x, np.int64([0, 0]), size, axes, name="output")
-
-    def images(name: str, channels: int) -> list:
-        return [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", channels, "H", "W"])]
-
-    ends = images("input", generator.in_channels), images("output", generator.out_channels)
-    model = helper.make_model(
-        helper.make_graph(graph.nodes, "generator", *ends, graph.constants),
+    output = tensor("output", single, ["N", generator.out_channels, "H", "W"])
+    return helper.make_model(
+        helper.make_graph(graph.nodes, "generator", inputs, [output], graph.constants),
         producer_name="pix2pix",
         opset_imports=[helper.make_opsetid("", 13)],  # the oldest with all of it, for old runtimes
         ir_version=7,
     )
-    helper.set_model_props(model, metadata)
-    return model

@@ -10,13 +10,11 @@ table2   generators              recipes   the paper's and the PyTorch port's
 table3   receptive fields
 
 Writes the table, beside the paper's numbers, its JSON file and a grid of images. The same command
-resumes where it was stopped and skips what is finished; with more --epochs, it trains on. Runs that
-tables share are trained once. Segmentation scores of photos need a label reader: a generator photo
--> labels, trained first or given by --scorer.
+resumes where it was stopped and skips what is finished; with more --epochs, it trains on. Scores of
+the labels in photos need a label reader, a generator that is trained first or given by --scorer.
 """
 
 import argparse
-import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -77,8 +75,6 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--seeds", type=int, nargs="+", default=[0], help="default: 0", metavar="N")
     add("--scorer", metavar="RUN", help="label reader of generated photos (default: trains one)")
     options, preset, fields = cli.parse_preset(parser, PRESETS, DEFAULT, argv)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("tools.reproduce runs in one process; torchrun is for train.py")
     if options.table == "table2" and options.preset == "cityscapes":
         fields = {"batch_size": 10, **fields}  # as in the paper's comparison
     base = replace(preset, **fields)

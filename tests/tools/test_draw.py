@@ -70,6 +70,10 @@ def runs(tmp_path_factory) -> Path:
     return folder
 
 
+def write_json(path: Path, values: dict) -> None:
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+
 def blocks(width: int, height: int, seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
@@ -147,43 +151,36 @@ def test_the_listing_tells_what_to_draw(server):
 
 def test_a_palette_of_its_own_and_edges_of_the_paper(tmp_path):
     copy_palette("demo", tmp_path)
-    about = describe(str(tmp_path), Config(data_root="data/mine"))
+    write_json(tmp_path / "config.json", {"data_root": "data/mine"})
+    about = describe(str(tmp_path))
     assert about["kind"] == "labels" and "roof" in about["palette"]
-    shoes = describe("runs/x", Config(data_root="data/edges2shoes", direction="AtoB"))
-    assert shoes["kind"] == "edges"
+    (tmp_path / "palette.json").unlink()
+    write_json(tmp_path / "config.json", {"data_root": "data/edges2shoes", "direction": "AtoB"})
+    assert describe(str(tmp_path))["kind"] == "edges"
 
 
 def test_a_run_that_cannot_be_used_leaves_the_others_alone(runs, tmp_path):
     shutil.copytree(runs / "edges", tmp_path / "edges")
     untrained(tmp_path / "bad", palette="none")
-    (tmp_path / "bad" / "config.json").write_text('{"palette": "gone.json"}')
+    write_json(tmp_path / "bad" / "config.json", {"palette": "gone.json"})
     with serving(Server([str(tmp_path)], device="cpu")) as server:
         bad, good = json.loads(ask(server, "/runs.json")[1])["runs"]
         assert "gone.json" in bad["error"] and "error" not in good
         translated(server, "edges", blocks(32, 32))
 
 
-def test_examples_come_from_the_newest_samples_or_the_test_images(runs, tmp_path):
-    run = shutil.copytree(runs / "sketches", tmp_path / "run")
-    (run / "samples").mkdir()
-    grid = Image.new("RGB", (4 + 3 * 36, 4 + 2 * 36), "white")
-    for row in range(2):
-        for column in range(3):
-            tile = blocks(32, 32, seed=3 * row + column)
-            grid.paste(tile, (4 + 36 * column, 4 + 36 * row))
-    grid.save(run / "samples" / "epoch_0010.png")
-    for photo in (False, True):
-        task = "super_resolution" if photo else "pairs"
-        files = draw.examples_of(str(run), Config(**{**TINY, "task": task}))
-        for row, (file, box) in enumerate(files):
-            cut = Image.open(file).crop(box)
-            assert cut == blocks(32, 32, seed=3 * row + 2 * photo)
-        assert len(files) == 2
-    (run / "test" / "input").mkdir(parents=True)
-    for name in ("10", "2"):
-        blocks(32, 32).save(run / "test" / "input" / f"{name}.png")
-    files = draw.examples_of(str(run), Config(**TINY))
-    assert [file.name for file, _ in files] == ["2.png", "10.png"]
+def test_examples_are_those_of_the_run_or_else_its_test_images(runs, tmp_path):
+    for name, tested in (("sketches", "input"), ("color", "target")):
+        run = shutil.copytree(runs / name, tmp_path / name)
+        assert describe(str(run))["examples"] == []
+        for folder in ("test/input", "test/target", "examples"):
+            (run / folder).mkdir(parents=True)
+            for number in ("10", "2"):
+                blocks(32, 32).save(run / folder / f"{number}.png")
+            if folder == "test/target":
+                expected = [run / "test" / tested / f"{number}.png" for number in (2, 10)]
+                assert describe(str(run))["examples"] == expected
+        assert describe(str(run))["examples"] == [run / "examples" / f"{i}.png" for i in (2, 10)]
 
 
 # ---- The server -------------------------------------------------------------------------------
@@ -271,10 +268,6 @@ def test_bad_uploads_are_one_line_and_the_server_lives_on(server):
     for query, line in queries.items():
         status, answer = ask(server, f"/translate?{query}", good)
         assert status >= 400 and line in answer.decode()
-    status, answer = ask(
-        server, "/translate?run=edges&seed=0&noise=1", png(Image.new("L", (3000, 9)))
-    )
-    assert status == 400 and "3000x9" in answer.decode()
     translated(server, "edges", blocks(32, 32))
 
 

@@ -380,12 +380,6 @@ def test_mistakes_are_one_line(words, line, tmp_path, monkeypatch):
     assert line in str(caught.value) and not list(tmp_path.iterdir())
 
 
-def test_torchrun_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="one process"):
-        parse_arguments(["table1"])
-
-
 # ---- The label reader -------------------------------------------------------------------------
 
 
