@@ -7,6 +7,7 @@ for all channels, or a pair for each; values outside are clipped. With percent s
 
 import io
 import re
+import threading
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,10 @@ from engine.files import replacing
 from engine.images import MAX_PIXELS
 
 ARRAY_ENDINGS = (".npy", ".tif", ".png")
+
+# NumPy parses the header of a .npy file as Python code. Python 3.11 counts the recursion depth of
+# its parser for all threads together, and at times raises SystemError where two threads parse.
+ONE_HEADER = threading.Lock()
 
 PERCENT = re.compile(r"\s*([\d.]+)%\s+([\d.]+)%\s*")
 
@@ -33,7 +38,8 @@ def read_array(path: Path) -> np.ndarray:
     try:
         content = path.read_bytes()
         if path.suffix == ".npy":
-            array = np.load(io.BytesIO(content), allow_pickle=False)
+            with ONE_HEADER:
+                array = np.load(io.BytesIO(content), allow_pickle=False)
         else:
             array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
             if array is None:

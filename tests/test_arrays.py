@@ -1,7 +1,11 @@
 """Scientific data: arrays of any number of channels and 16-bit files, in their own units."""
 
+import gc
 import json
 import shutil
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -145,6 +149,26 @@ def test_values_survive_a_round_trip(tmp_path):
     text = "-3 3 -3 3 -4 4"
     assert np.allclose(from_unit(to_unit(array, text), text), array, atol=1e-5)
     assert to_unit(np.float32([[[9]]]), "0 1") == 1
+
+
+def test_threads_read_at_the_same_time(tmp_path):
+    """Python 3.11 cannot parse in several threads at once, as NumPy does with headers."""
+    np.save(tmp_path / "x.npy", np.zeros((4, 4, 5)))
+    interval, threshold = sys.getswitchinterval(), gc.get_threshold()
+    switch = lambda *_: time.sleep(0)  # noqa: E731
+    try:
+        sys.setswitchinterval(1e-6)
+        gc.freeze()  # collections are quick
+        gc.set_threshold(1)
+        gc.callbacks.append(switch)
+        with ThreadPoolExecutor(8) as pool:
+            arrays = list(pool.map(read_array, [tmp_path / "x.npy"] * 3000))
+    finally:
+        gc.callbacks.remove(switch)
+        gc.set_threshold(*threshold)
+        gc.unfreeze()
+        sys.setswitchinterval(interval)
+    assert len(arrays) == 3000
 
 
 @pytest.mark.parametrize(
