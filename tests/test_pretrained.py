@@ -6,6 +6,7 @@ from PIL import Image
 
 import evaluate
 from metrics.palettes import PALETTES
+from tools.draw import Server
 from utils import load_generator, translate
 
 PRETRAINED = REPOSITORY / "pretrained" / "facades"
@@ -38,6 +39,28 @@ def test_the_shipped_generator_follows_its_labels():
     mirrored = labels.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     other = np.asarray(translate(generator, mirrored), float)
     assert np.abs(photo - other).mean() > 10
+
+
+def test_a_drawn_shoe_is_filled_and_its_surroundings_stay_white(tmp_path):
+    folder = REPOSITORY / "pretrained" / "edges2shoes"
+    words = [folder, "--input", folder / "examples", "--output", tmp_path]
+    assert evaluate.main([*words, "--device", "cpu"]) == 0
+    photos = sorted(tmp_path.glob("*.png"))
+    assert [photo.stem for photo in photos] == ["boot", "pump", "sneaker"]
+    boot = np.asarray(Image.open(photos[0]).convert("L"), float)
+    assert boot[180:210, 80:200].mean() < 150
+    assert boot[:60, 180:].mean() > 235
+
+
+def test_every_pretrained_generator_is_one_to_draw_for():
+    with Server([REPOSITORY / "pretrained"]) as server:
+        listing = server.listing()
+    assert {run["name"]: run["kind"] for run in listing} == {
+        "facades": "labels",
+        "edges2shoes": "edges",
+        "maps": "image",
+    }
+    assert listing[0]["name"] == "facades"
 
 
 def test_the_faq_has_the_colors_to_draw_with():
