@@ -142,7 +142,8 @@ def empty(name: str, data: bytes):
 
 
 def misname(name: str, data: bytes):
-    return Path(name).stem + random.choice([e for e in ENDINGS if e != Path(name).suffix]), data
+    others = [ending for ending in ENDINGS if ending not in (Path(name).suffix, ".npy")]
+    return Path(name).stem + random.choice(others), data
 
 
 def another_format(name: str, data: bytes):

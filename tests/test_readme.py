@@ -35,6 +35,7 @@ ELSEWHERE = {
     r"python -m tools\.tables": "tools.tables",
     r"python -m tools\.draw.*": "tools.draw",
     r"python -m tools\.export .*--web.*": "--web",
+    r"python .* latest_net_G\.pth .*": "latest_net_G.pth",
     r"python -m tests\.(kill|fuzz|soak).*": "short form of `python -m tests.",
 }
 
@@ -50,6 +51,7 @@ REPLACED = {
     r"--crop_size 512 --load_size 572 --depth 9": "--crop_size 64 --load_size 72 --depth 6",
     r"--load_size (72|143) .* --discriminator_channels 16 ": "",  # the sizes of results/
     r"--epochs [1-9]\d+": "--epochs 2",
+    r"--init pretrained/edges2shoes .*": "--init runs/facades",  # of the size of this config.py
     # ImageGAN needs as much, and a reader of the same size.
     r"(table3 .*?)( --scorer \S+)?( --seeds 0)?$": r"\1\3 --load_size 96 --crop_size 96 --depth 5",
     r"(recipes .*)": r"\1 --load_size 64 --crop_size 64 --depth 6 --epochs 2",  # and the port's
@@ -197,16 +199,30 @@ def workspace(tmp_path_factory) -> Path:
         config = re.sub(pattern, small, config)
     (folder / "config.py").write_text(config, encoding="utf-8")
 
-    for name in ("data/demo", "data/facades", "data/maps", "data/cityscapes", "mydata"):
+    for name in (
+        "data/demo",
+        "data/facades",
+        "data/maps",
+        "data/cityscapes",
+        "data/shoes",
+        "mydata",
+    ):
         make_pairs(folder / name)
-    make_pairs(folder / "paintings")
+    for name in ("paintings", "data/street", "data/tiles"):
+        make_pairs(folder / name)
     random = np.random.default_rng(0)
+    for number in range(4):
+        for side, channels in (("A", 5), ("B", 1)):
+            scan = random.uniform(-1000, 3000, (40, 48, channels))
+            (folder / "data/scans" / side / "train").mkdir(parents=True, exist_ok=True)
+            np.save(folder / "data/scans" / side / "train" / f"{number}.npy", scan)
     for number in range(12):
         photo = Image.fromarray(random.integers(0, 256, (40, 48, 3), np.uint8))
         for name in ("photos", "sketches", "labels", "folder"):
             (folder / name).mkdir(exist_ok=True)
             photo.save(folder / name / f"{number}.png")
     photo.save(folder / "x.jpg")
+    photo.resize((300, 200)).save(folder / "large.tif")
     photo.convert("1").save(folder / "hole.png")
     return folder
 

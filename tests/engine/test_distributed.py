@@ -28,7 +28,7 @@ TOGETHER = """
 import sys, torch
 from config import Config
 from dataset import PairedDataset, load_pairs
-from engine.loading import TrainingOrder
+from engine.loading import TrainingOrder, to_device
 from engine.processes import Processes
 from train import build_model, train_step
 
@@ -44,7 +44,8 @@ with Processes(device) as processes:
     order = TrainingOrder(len(data), 1, 1, 0, rank=processes.rank, processes=processes.size)
     names, after_first = [], None
     for batch in load_pairs(data, order):
-        train_step(shared, batch["input"], batch["target"], config)
+        x, y = (to_device(batch[side], device) for side in ("input", "target"))
+        train_step(shared, x, y, config)
         names += batch["name"]
         if after_first is None:
             parameters = [list(network.parameters()) for network in model[:2]]
