@@ -85,8 +85,8 @@ class PairedDataset(Dataset):
     `dataset[epoch, index]` has the crop and flip of that epoch. Training pairs are resized to
     `load_size`, cropped to `crop_size` and mirrored, x and y alike (Section 6.2). Others, and with
     `augment=False` all, are resized to `crop_size`; or, if `config.resize` keeps their shape, as in
-    training. Label maps of a known palette are resized to the nearest pixel: blended colors would
-    be those of other classes.
+    training. Target label maps of a known palette are resized to the nearest pixel: blended colors
+    would be those of other classes.
 
     A bad file ends the run, or is left out if `bad_files` is "skip"; `skipped` then holds the
     reasons. All files are read up front if they fit into `cache_gb` or if bad ones are skipped.
@@ -183,9 +183,9 @@ class PairedDataset(Dataset):
             x = self.fit(images[0], self.task.photo_channels)
             y = self.task.target(x)
         else:
-            labels = self.labels and config.direction
-            x = self.fit(images[0], config.in_channels, self.ranges[0], labels == "BtoA")
-            y = self.fit(images[1], config.out_channels, self.ranges[1], labels == "AtoB")
+            to_labels = self.labels and config.direction == "AtoB"
+            x = self.fit(images[0], config.in_channels, self.ranges[0])
+            y = self.fit(images[1], config.out_channels, self.ranges[1], nearest=to_labels)
             found, wanted = (x.shape[2], y.shape[2]), (config.in_channels, config.out_channels)
             if found != wanted:
                 fields = "in_channels and out_channels are {} and {}".format(*wanted)

@@ -151,7 +151,7 @@ def evaluate_split(
     rows, grid = {}, []
     results = translations(generator, dataset, seed, noise)
     results = tqdm(results, "translating", len(dataset), unit="image")
-    for name, x, output, y in results:
+    for index, (name, x, output, y) in enumerate(results):
         images = [to_image(image) for image in (x, output, y)]
         for kind, image in zip(("input", "output", "target"), images, strict=True):
             save_image(image, folder / kind / f"{name}.png")
@@ -161,7 +161,8 @@ def evaluate_split(
             write_array(values, folder / "values" / f"{name}.npy")
         gallery.add(name, images, rows[name])
         if reader:
-            reader.add(read_classes(x, palette), output, y)
+            labels = to_tensor(dataset.fit(dataset.open(index)[0], 3, nearest=True))
+            reader.add(read_classes(labels, palette), output, y)
         if len(grid) < GRID_IMAGES:
             grid.append((x, output, y))
 

@@ -23,7 +23,7 @@ from engine.images import to_tensor
 from engine.pairs import read_pair
 from evaluate import evaluate_split, label_reader
 from generator import UNetGenerator
-from metrics.labels import read_classes
+from metrics.labels import LabelReader, read_classes
 from metrics.palettes import PALETTES
 from tools.reproduce import main, parse_arguments, run_once, tables
 from utils import load_checkpoint, load_generator
@@ -210,6 +210,19 @@ def test_true_classes_are_those_of_the_file_not_of_its_resized_colours(demo, run
         assert true[y, x] == whole[int((y + 0.5) * 256 / 96), int((x + 0.5) * 256 / 96)]
     blended = PairedDataset(replace(config, palette="none"), "test")[0]["target"]
     assert (read_classes(blended, palette) != true).float().mean() > 0.01
+
+
+def test_a_reader_is_compared_with_the_labels_of_the_file(runs, tmp_path, monkeypatch):
+    """The generator sees blended labels, since they tell more of where an edge is."""
+    photos, labels = (load_generator(runs[kind]) for kind in ("photos", "labels"))
+    found = []
+    monkeypatch.setattr(LabelReader, "add", lambda _, true, *images: found.append(true))
+    monkeypatch.setattr(LabelReader, "summary", lambda _: {})
+    evaluate.evaluate_split(photos, "test", tmp_path, scorer=labels)
+    dataset = PairedDataset(labels.config, "test")
+    assert len(found) == len(dataset)
+    for true, pair in zip(found, dataset, strict=True):
+        assert torch.equal(true, read_classes(pair["target"], PALETTES["demo"]))
 
 
 def test_the_palette_stays_with_the_run_and_can_be_given_later(
