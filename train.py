@@ -268,9 +268,9 @@ def settle(config: Config, processes: Processes) -> Config:
     several = f", {processes.size} processes" if processes.size > 1 else ""
     print(f"device {processes.device}{several}, torch {torch.__version__}")
     print(f"precision {precision}: {reason}")
-    recipe = asdict(Config(output=config.output, precision=precision))
+    recipe = asdict(Config(output=config.output, precision=precision, palette=config.palette))
     changed = [f"{k:24} {v}" for k, v in asdict(config).items() if v != recipe[k]]
-    print("the paper's facades recipe, but:", *changed, sep="\n  ")
+    print(f"the paper's facades recipe{', but:' if changed else ''}", *changed, sep="\n  ")
     if Path(config.data_root) == DEMO_ROOT and not DEMO_ROOT.exists() and processes.first:
         make_demo(DEMO_ROOT)
     processes.wait()

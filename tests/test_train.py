@@ -25,6 +25,7 @@ from test_dataset import BAD_DATA
 import train
 from config import Config
 from engine.cli import UserError
+from engine.processes import Processes
 from evaluate import evaluate_split
 from generator import UNetGenerator
 from train import build_model, prepare, set_learning_rate, train_step
@@ -375,3 +376,12 @@ def test_bad_data_ends_a_real_process_in_one_line(tmp_path):
     assert "Traceback" not in result.stderr
     last = result.stderr.splitlines()[-1]
     assert last.startswith("error: pairs/train/2.png cannot be read as an image")
+
+
+def test_only_what_differs_from_the_paper_is_printed(capsys):
+    with Processes(torch.device("cpu")) as processes:
+        train.settle(Config(), processes)
+        assert capsys.readouterr().out.endswith("the paper's facades recipe\n")
+        train.settle(Config(batch_size=4), processes)
+        *_, but, field = capsys.readouterr().out.splitlines()
+    assert but.endswith("recipe, but:") and field.split() == ["batch_size", "4"]
