@@ -28,7 +28,7 @@ def parse_arguments(argv=None) -> Namespace:
     )
     add("--split", default="test", help="train, val or test (default: test)")
     add("--input", metavar="PATH", help="translate this image or folder instead")
-    add("--output", metavar="PATH", help="where results go (default: into the run)")
+    add("--output", metavar="PATH", help="of results (default: the run; of exports, runs/shared)")
     add("--mask", metavar="PATH", help="inpainting: white where --input is filled")
     add(
         "--tile",
@@ -174,7 +174,7 @@ def evaluate_split(
         outputs, targets = ([folder / d / f"{n}.png" for n in rows] for d in ("output", "target"))
         means |= distances(outputs, targets, inception, next(generator.parameters()).device)
     summary = {"split": dataset.split, "images": len(rows), "seed": seed, "dropout": noise, **means}
-    save_image(sample_grid(grid, across=3), folder / "grid.png")
+    save_image(sample_grid(grid, 3, ["input", "output", "target"]), folder / "grid.png")
     write_scores(rows, summary, folder)
     gallery.write(folder / "gallery.html", means)
     list_skipped(dataset.skipped, folder)

@@ -213,12 +213,12 @@ def translate(
     return to_image(y)
 
 
-def sample_grid(groups: list[tuple[Tensor, ...]], across: int = 1) -> Image.Image:
-    """Draws groups of images, such as input | output | target, `across` groups in a row. Each image
-    is (C, H, W) in [-1, 1]."""
+def sample_grid(groups: list[tuple[Tensor, ...]], across: int = 1, titles=()) -> Image.Image:
+    """Draws groups of images (C, H, W) in [-1, 1], such as input | output, `across` in a row."""
     images = on_squares([image for group in groups for image in group])
     columns = across * len(groups[0])
-    return image_grid([images[i : i + columns] for i in range(0, len(images), columns)])
+    rows = [images[i : i + columns] for i in range(0, len(images), columns)]
+    return image_grid(rows, [*titles] * (len(rows[0]) // len(groups[0])))
 
 
 # ---- Checkpoints ------------------------------------------------------------------------------

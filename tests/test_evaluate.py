@@ -91,7 +91,7 @@ def test_the_test_split_is_translated_and_scored(run, generator, capsys):
     for name in ("l1", "psnr", "ssim"):
         assert means[name] == pytest.approx(np.mean([float(row[name]) for row in rows]))
     assert f"PSNR {means['psnr']:.2f} dB" in out
-    assert Image.open(folder / "grid.png").size == (9 * 36 + 4, 36 + 4)
+    assert Image.open(folder / "grid.png").size == (9 * 36 + 4, 24 + 36 + 4)  # titles, images
 
 
 def test_the_training_split_is_seen_whole(generator, pairs, tmp_path):

@@ -246,10 +246,10 @@ def main(argv=None) -> int:
     options = parse_arguments(argv)
     paths = [str(hub.hub_folder(p)) if hub.is_on_hub(p) else p for p in options.runs]
     with Server(paths, options.port, options.device) as server:
-        first = next(iter(find_runs(server.paths)))
-        server.translated(first, Image.new("RGB", (256, 512)))  # its mistakes end here
+        names = list(find_runs(server.paths))
+        server.translated(names[0], Image.new("RGB", (256, 512)))  # its mistakes end here
         address = f"http://127.0.0.1:{server.server_port}"
-        print(f"{first} draws at {address}  (Ctrl-C ends it)", flush=True)
+        print(f"drawing with {', '.join(names)} at {address}  (Ctrl-C ends it)", flush=True)
         if not options.no_browser:
             webbrowser.open(address)
         with contextlib.suppress(KeyboardInterrupt):

@@ -69,7 +69,9 @@ def export_generator(
         raise UserError(f"some weights are too large for {precision}; choose another --precision")
     version = 2 if precision == "int8" else 1  # of the format, see engine/hub.py
     description = {"format": version, "config": dataclasses.asdict(config)}
-    if not (folder / CARD).exists():  # otherwise it may have been edited
+    if (folder / CARD).exists():
+        print(f"{folder / CARD} is kept, as it may have been edited")
+    else:
         title = PurePath(config.data_root).name if config.task == "pairs" else config.task
         card = MODEL_CARD.format(title=title, stored=precision, **dataclasses.asdict(config))
         write_text(folder / CARD, card)
@@ -113,7 +115,9 @@ CVPR 2017): task {task}, direction {direction} (A is the left half of a pair), {
 and {out_channels} output channels, trained on {crop_size} px crops, stored as {stored}.
 config.json holds the training configuration. In the folder of its code:
 
+    from PIL import Image
     from utils import load_generator, translate
+
     generator = load_generator("FOLDER")  # the folder of this file, or "hf://owner/name"
     translate(generator, Image.open("x.png")).save("y.png")
 
@@ -152,7 +156,7 @@ def main(argv=None) -> int:
         default = (Path() if is_export(run) else run_folder(run)) / "export"
         folder = Path(options.output or default)
         export_generator(run, folder, options.precision or "float32", ema)
-        print(f"wrote {folder}: {', '.join(EXPORT_FILES)} (an existing {CARD} is kept)")
+        print(f"wrote {folder}: {', '.join(EXPORT_FILES)}")
         print(f"next: python evaluate.py {cli.quoted(folder)} --input x.jpg --output y.png")
         print(f"to share: hf upload owner/name {folder}   (then load hf://owner/name)")
     return 0

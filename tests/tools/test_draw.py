@@ -325,7 +325,7 @@ def test_the_command_opens_the_page_and_ends_with_ctrl_c(runs, monkeypatch, caps
     monkeypatch.setattr(Server, "serve_forever", interrupted)
     assert draw.main([str(runs / "edges"), "--device", "cpu"]) == 0
     (address,) = opened
-    assert f"edges draws at {address}" in capsys.readouterr().out
+    assert f"drawing with edges at {address}" in capsys.readouterr().out
 
 
 # ---- The static site and the Space ------------------------------------------------------------

@@ -215,7 +215,7 @@ def test_export_and_evaluate_as_commands(run, photos, tmp_path, monkeypatch, cap
     assert main(["run", "--precision", "int8", "--no_ema", "--output", "small"]) == 0
     assert "stored as int8" in Path("small", CARD).read_text()
     assert main(["run", "--precision", "half"]) == 0  # replaces the first
-    assert "existing README.md is kept" in capsys.readouterr().out
+    assert "README.md is kept" in capsys.readouterr().out
 
 
 def test_mistakes_of_export_are_one_line(run, tmp_path, monkeypatch):
