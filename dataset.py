@@ -235,7 +235,7 @@ class PairedDataset(Dataset):
         good = []
         doing = f"{'reading' if self.cached else 'checking'} {self.split}"
         with closing(in_threads(try_to_read, range(len(self)), doing)) as results:
-            for pair, pixels in zip(self.pairs, results, strict=False):
+            for pixels, pair in zip(results, self.pairs, strict=True):
                 if len(good) == limit:
                     break
                 if isinstance(pixels, UserError):
