@@ -72,7 +72,7 @@ def read_image(path: Path, content: bytes | None = None) -> Image.Image:
         raise UserError(f"{path}: {error}") from error
     except UnidentifiedImageError as error:
         size = path.stat().st_size if content is None else len(content)
-        kind = f"not {', '.join(FORMATS)}" if size else "empty"
+        kind = f"none of {', '.join(FORMATS)}" if size else "empty"
         raise UserError(f"{path} cannot be read as an image: it is {kind}") from error
     except Exception as error:  # Pillow's readers raise nearly anything on a damaged file
         raise UserError(f"{path} cannot be read as an image: {error}") from error

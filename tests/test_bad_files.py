@@ -97,7 +97,7 @@ def test_the_check_names_all_where_none_is_good(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "train: 0 good, 3 bad" in printed
     for number in range(3):
-        kind = "not PNG, JPEG, WEBP, BMP, TIFF" if number else "empty"
+        kind = "none of PNG, JPEG, WEBP, BMP, TIFF" if number else "empty"
         assert f"{number}.png cannot be read as an image: it is {kind}" in printed
 
 

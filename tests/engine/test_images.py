@@ -141,7 +141,7 @@ def test_what_is_no_image_is_refused_with_its_name(tmp_path):
     for name, reason in {
         "huge.bmp": f"it is 9000x9000, over {MAX_PIXELS // 10**6} megapixels",
         "empty.png": "it is empty",
-        "page.jpg": "it is not PNG, JPEG, WEBP, BMP, TIFF",
+        "page.jpg": "it is none of PNG, JPEG, WEBP, BMP, TIFF",
         "folder.png": "missing or not a regular file",
         "missing.png": "missing or not a regular file",
     }.items():

@@ -251,7 +251,7 @@ def test_bad_uploads_are_one_line_and_the_server_lives_on(server):
     good = png(blocks(32, 32))
     cases = {
         b"": "empty",
-        b"hello": "not PNG",
+        b"hello": "none of PNG",
         good[: len(good) // 2]: "cannot be read as an image",
         declared(MAX_PIXELS // 64 + 1, 64): "over 67 megapixels",
     }
