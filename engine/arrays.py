@@ -67,7 +67,8 @@ def write_array(array: np.ndarray, path: Path) -> None:
             array = array.round().clip(0, 65535).astype(np.uint16)
         if array.shape[2] not in (1, 3):
             raise UserError(f"{path} cannot hold {array.shape[2]} channels; .npy can")
-        _, content = cv2.imencode(path.suffix, array[:, :, ::-1])
+        lossless = [cv2.IMWRITE_TIFF_COMPRESSION, 5] if path.suffix == ".tif" else []  # LZW
+        _, content = cv2.imencode(path.suffix, array[:, :, ::-1], lossless)
         file.write(content.tobytes())
 
 
