@@ -194,7 +194,7 @@ def update_average(model: Model, decay: float) -> None:
     if model.average:
         weights = model.generator.parameters()
         for mean, weight in zip(model.average.parameters(), weights, strict=True):
-            mean.lerp_(weight, 1 - decay)
+            mean.lerp_(weight.detach(), 1 - decay)
 
 
 # ---- The run ----------------------------------------------------------------------------------

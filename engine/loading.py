@@ -182,9 +182,11 @@ def ignore_stop_requests(worker: int) -> None:
 
 
 def exit_at_trainers_sigterm() -> None:
-    trainer = multiprocessing.parent_process().pid  # getppid() is not, with a fork server
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
-        pass
+    trainer = multiprocessing.parent_process()  # getppid() is the fork server's, if there is one
+    while trainer.is_alive():  # a server outlives a killed trainer as long as its workers do
+        request = signal.sigtimedwait({signal.SIGTERM}, 5)
+        if request and request.si_pid == trainer.pid:
+            break
     os._exit(0)
 
 

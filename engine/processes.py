@@ -88,8 +88,9 @@ class Processes:
 
 
 class StopRequest:
-    """Catches the first Ctrl-C or SIGTERM, so that the loop can save; the next one stops at once.
-    `signal` is the number of the signal, or 0."""
+    """Catches the first Ctrl-C or SIGTERM, so that the loop can save; the next one stops at once,
+    except under torchrun, which passes on what a scheduler may have sent to all processes. `signal`
+    is the number of the signal, or 0."""
 
     def __init__(self):
         self.signal = 0
@@ -102,7 +103,8 @@ class StopRequest:
 
     def note(self, number: int, frame) -> None:
         self.signal = number
-        self.end()
+        if "RANK" not in os.environ:
+            self.end()
         # print() is not reentrant: the signal may have interrupted another print.
         if os.environ.get("RANK", "0") == "0":
             os.write(2, b"\nstopping: saving a checkpoint after this step\n")

@@ -45,6 +45,7 @@ def soak(folder: Path, steps: int, every: int, report=lambda *row: None) -> list
         "epochs": -(-steps // STEPS_PER_EPOCH),
         "validate_epochs": 1,
         "save_epochs": 1,
+        "ema_decay": 0.9,
         "output": folder / "run",
     }
     command = [sys.executable, str(REPOSITORY / "train.py"), *arguments(**fields)]

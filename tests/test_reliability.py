@@ -117,6 +117,43 @@ def test_a_signal_saves_and_the_resumed_run_equals_an_uninterrupted_one(
     assert log_rows(run) == log_rows(whole)
 
 
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs Linux")
+def test_a_killed_trainer_leaves_no_process(pairs, tmp_path):
+    """A fork server and its workers keep each other alive, unless the workers watch the trainer."""
+    site = tmp_path / "site" / "sitecustomize.py"
+    site.parent.mkdir()
+    site.write_text("import multiprocessing\nmultiprocessing.set_start_method('forkserver')\n")
+    settings = {"epochs": 1000, "validate_epochs": 1000, "cache_gb": 0, "num_workers": 2}
+    fields = arguments(data_root=pairs, output=tmp_path / "run", **{**TINY, **settings})
+    process = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "train.py"), *fields],
+        env={**os.environ, "PYTHONPATH": str(site.parent)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    wait_for_rows(tmp_path / "run", process, 10)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while left := session_of(process.pid):
+        if time.monotonic() > deadline:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError(left)
+        time.sleep(0.5)
+
+
+def session_of(leader: int) -> list[str]:
+    """The processes of a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == leader and fields[0] != "Z":
+                found.append(stat.with_name("cmdline").read_text().replace("\0", " "))
+    return found
+
+
 STARTING = {
     "train.py": [],
     "evaluate.py": ["run"],

@@ -287,6 +287,13 @@ def test_an_ema_of_the_weights_follows_them_step_by_step(pairs, tmp_path, monkey
         assert torch.allclose(mean, value, atol=1e-6)
 
 
+def test_the_ema_keeps_no_history_of_its_weights():
+    """A graph that grows at every step would use up the memory of a long run."""
+    _, model, *_ = setting(ema_decay=0.5)
+    train.update_average(model, 0.5)
+    assert all(mean.grad_fn is None for mean in model.average.parameters())
+
+
 def test_the_ema_of_the_weights_lies_in_memory_as_they_do():
     config, model, *_ = setting(ema_decay=0.5, precision="bf16", depth=5)
     model = prepare(model, config)

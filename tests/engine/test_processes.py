@@ -1,6 +1,7 @@
 """The lock on a run's folder, files left behind, and how several processes begin."""
 
 import shutil
+import signal
 import threading
 import time
 from datetime import timedelta
@@ -50,6 +51,24 @@ def test_who_resumes_waits_for_the_last_checkpoint_of_the_one_before(
     assert train.main(["--resume", run, "--epochs", "4"]) == 0
     other.join()
     assert "resuming after step 18 of 24" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rank", [None, "1"])
+def test_a_second_signal_stops_at_once_unless_torchrun_may_have_passed_it_on(rank, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("RANK", rank)
+    before = signal.signal(signal.SIGTERM, lambda *_: ends.append(1))
+    ends = []
+    try:
+        stop = processes.StopRequest()
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+        assert ends == ([] if rank else [1])
+        stop.end()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
