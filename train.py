@@ -214,8 +214,7 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
         run = build_run(config, data, model, processes)
         if checkpoint:
             run.resume(checkpoint)
-        if run.order.start >= run.order.total_steps:
-            print(f"{run.folder} is trained for {config.epochs} epochs; --epochs N for more")
+        if run.is_over():
             return 0
         if processes.first:
             write_text(run.folder / "config.json", json.dumps(asdict(config), indent=2) + "\n")

@@ -51,7 +51,8 @@ class Run:
         self.drawing = False  # whether curves.png is written with them
         self.signal = 0  # the number of the signal that asked to stop
         self.warned = set()
-        self.tired = 0  # whether validations no longer get better
+        self.waited = 0  # validations since the best
+        self.tired = 0  # whether these are too many
 
     def resume(self, checkpoint: dict) -> None:
         """Restores the state that `save` saved. Raises UserError if anything does not fit."""
@@ -69,12 +70,25 @@ class Run:
                 set_rng_state(rng[self.processes.rank], self.processes.device)
             self.meter.resume(checkpoint["losses"], checkpoint["losses_steps"])
             self.seconds = float(checkpoint.get("seconds", math.nan))  # earlier versions: unknown
+            self.waited = int(checkpoint.get("waited", 0))
         except UserError:
             raise
         except Exception as error:  # a damaged checkpoint can hold anything
             raise UserError(f"the checkpoint of {self.folder} does not fit: {error}") from error
+        self.tired = int(0 < self.schedule.patience <= self.waited)
         self.resumed = True
         print(f"resuming after step {step} of {self.order.total_steps}")
+
+    def is_over(self) -> bool:
+        """Whether nothing is left to train; prints why."""
+        if self.tired:
+            reason = "stopped early; --patience N"
+        elif self.order.start >= self.order.total_steps:
+            reason = f"is trained for {self.schedule.epochs} epochs; --epochs N"
+        else:
+            return False
+        print(f"{self.folder} {reason} for more")
+        return True
 
     def __enter__(self):
         start = self.order.start if self.resumed else -1
@@ -173,10 +187,9 @@ class Run:
         validated = last or self.every(self.schedule.validate_epochs, step)
         if validated and self.schedule.best_by != "none":
             waited = self.validations_since_best() if self.processes.first else 0
-            worse, self.tired = self.processes.largest(
-                waited, int(0 < self.schedule.patience <= waited)
-            )
-            if not worse:
+            (self.waited,) = self.processes.largest(waited)
+            self.tired = int(0 < self.schedule.patience <= self.waited)
+            if not self.waited:
                 self.due.append(self.latest.with_name("best.pt"))
         if self.every(self.schedule.keep_epochs, step):
             epoch, _ = self.order.position(step)
@@ -203,6 +216,7 @@ class Run:
                 "origin": self.origin,
                 "losses": losses,
                 "losses_steps": self.meter.steps,
+                "waited": self.waited,
                 "rng": rng,
             }
             for path in self.due:

@@ -293,6 +293,21 @@ def test_the_best_checkpoint_is_kept_and_patience_ends_a_run(pairs, tmp_path, ca
         evaluate.main([run, "--checkpoint", "worst"])
 
 
+def test_a_run_that_stopped_early_is_over_unless_it_may_wait_for_longer(
+    pairs, tmp_path, capsys, scored
+):
+    run = tmp_path / "run"
+    fields = {"validate_epochs": 1, "best_by": "l1", "patience": 3, "epochs": 9}
+    assert train.train(config_for(pairs, run, **fields)) == 0
+    capsys.readouterr()
+    assert train.main(["--resume", str(run)]) == 0
+    assert "run stopped early; --patience N for more" in capsys.readouterr().out
+    assert load_checkpoint(run)["step"] == 5 * 6
+    scored.epoch = 6
+    assert train.main(["--resume", str(run), "--patience", "5"]) == 0
+    assert load_checkpoint(run)["step"] == 9 * 6 and best_of(run)["step"] > 5 * 6
+
+
 def test_the_best_is_the_same_after_an_interruption(pairs, tmp_path, scored):
     fields = {"validate_epochs": 1, "best_by": "l1", "epochs": 4, "save_epochs": 1}
     for name in ("whole", "killed"):
