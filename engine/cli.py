@@ -50,6 +50,8 @@ def one_line_errors():
             line = "out of memory; a smaller batch_size or crop_size needs less"
         elif isinstance(error, NotImplementedError) and "for the MPS device" in str(error):
             line = str(error).partition(". ")[0] + "; --device cpu has it"
+        elif re.search(r"DataLoader worker.*(killed|exited)", str(error)):
+            line = "a loading process was killed; a lower --num_workers needs less memory"
         else:
             raise
         print(f"error: {line}", file=sys.stderr)

@@ -114,6 +114,8 @@ class Run:
         if self.log and error is None:
             self.log.close()
             draw_progress(self.folder)
+        elif self.log:
+            self.log.events.close()  # it has a thread
 
     def record(
         self, step: int, losses: dict[str, Tensor], images: list[str], **values: float

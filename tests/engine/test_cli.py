@@ -4,11 +4,13 @@ import dataclasses
 import inspect
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 
 import pytest
+import torch
 from conftest import REPOSITORY, run_script
 
 import config
@@ -227,3 +229,21 @@ def test_operations_that_mps_lacks_are_one_line(capsys):
     assert capsys.readouterr().err == f"{line}; --device cpu has it\n"
     with pytest.raises(NotImplementedError):
         cli.run(lambda: (_ for _ in ()).throw(NotImplementedError("to be written")))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_killed_loading_process_is_one_line(capsys):
+    class Killer(torch.utils.data.Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def main():
+        list(torch.utils.data.DataLoader(Killer(), num_workers=1, multiprocessing_context="fork"))
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    assert end.value.code == 2
+    assert "error: a loading process was killed; a lower --num_workers" in capsys.readouterr().err
