@@ -54,7 +54,6 @@ class Config:
     upsampling: str = "transposed"  # transposed convolutions, or resize: upsample, then convolve
     discriminator_channels: int = 64  # filters of the discriminator's first layer
     receptive_field: int = 70  # the discriminator's patch: 1, 16, 34, 70, 142 or 286
-
     init: str = ""  # start from these weights: a run, an export, hf://owner/name or the port's .pth
 
     # Optimization

@@ -192,8 +192,8 @@ class PairedDataset(Dataset):
                 counts = "{} channels of input and {} of target".format(*found)
                 raise UserError(f"{self.pairs[index].a[0]} has {counts}; {fields}")
         height, width, _ = x.shape
-        if self.augmented and min(height, width) < config.crop_size:
-            size = f"{width}x{height}, less than crop_size, {config.crop_size}"
+        if min(height, width) < (config.crop_size if self.augmented else 16):  # SSIM needs 11
+            size = f"{width}x{height}, less than {'crop_size' if self.augmented else '16 px'}"
             raise UserError(f"{self.pairs[index].a[0]} is {size}; --resize fit enlarges it")
         return x, y
 
@@ -201,7 +201,7 @@ class PairedDataset(Dataset):
         """The image with as many channels, resized as config.resize says, as an array."""
         size = self.new_size(*size_of(image))
         if isinstance(image, np.ndarray):
-            tensor = to_tensor(to_unit(image, limits or "0 255"))
+            tensor = to_tensor(to_unit(image, limits))
             return resize(tensor, size[::-1]).permute(1, 2, 0).numpy()
         image = image.convert("L" if channels == 1 else "RGB")
         how = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC

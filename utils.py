@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import sys
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -95,13 +96,14 @@ def start_from(path: str, config: Config, generator: nn.Module, discriminator: n
     of its discriminator if it has one that fits. Raises UserError if the generator does not."""
     checkpoint = load_weights(path)
     before = with_weights(build_generator, checkpoint, "generator", path).config
-    for name in ("generator", "in_channels", "out_channels", "base_channels", "depth", "norm"):
-        there, here = getattr(before, name), getattr(config, name)
-        if there != here:
+    names = ("in_channels", "out_channels", "base_channels", "depth", "norm", "upsampling")
+    for name in ("generator", *names):
+        if (there := getattr(before, name)) != (here := getattr(config, name)):
             raise UserError(f"init {path} has {name} {there}, not {here}; give --{name} {there}")
     generator.load_state_dict(checkpoint["generator"])
     taken = "the generator"
     with contextlib.suppress(AttributeError, KeyError, RuntimeError):  # there is none that fits
+        deepcopy(discriminator).load_state_dict(checkpoint["discriminator"])  # else half is copied
         discriminator.load_state_dict(checkpoint["discriminator"])
         taken = "the generator and the discriminator"
     print(f"starting from {taken} of {path}")

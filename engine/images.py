@@ -184,11 +184,13 @@ def in_tiles(run, x: Tensor, side: int) -> Tensor:
         return run(x)
     (tops, rows), (lefts, columns) = (tiles(length, side) for length in (height, width))
     weights = rows[:, None] * columns
-    total, share = torch.zeros_like(x), torch.zeros(1, height, width)
+    total, share = 0, torch.zeros(1, height, width)
     corners = list(product(tops, lefts))
     for top, left in tqdm(corners, "tiles", leave=False, disable=None):
         place = (..., slice(top, top + len(rows)), slice(left, left + len(columns)))
-        total[place] += run(x[place]) * weights
+        part = run(x[place]) * weights  # may have other channels than x
+        total = total if share.any() else part.new_zeros(len(part), height, width)
+        total[place] += part
         share[place] += weights
     return total / share
 

@@ -115,11 +115,12 @@ def read_pair(pair: Pair, arrays: tuple[bool, bool] = (False, False)) -> tuple[P
             other = f"{pair.b[0]} is {sizes[1]}; sizes must be equal"
             raise UserError(f"{pair.a[0]} is {sizes[0]} but {other}")
         return a, b
-    image = read_side(pair.a, any(arrays))
-    width, _ = size_of(image)
+    images = {array: read_side(pair.a, array) for array in set(arrays)}
+    a, b = (images[array] for array in arrays)
+    width, _ = size_of(a)
     if width % 2:
         raise UserError(f"{pair.a[0]} is {width} px wide; two equal halves need an even width")
-    return half_of(image, "A"), half_of(image, "B")
+    return half_of(a, "A"), half_of(b, "B")
 
 
 def read_side(files: tuple[Path, ...], array: bool) -> Picture:

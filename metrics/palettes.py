@@ -38,7 +38,7 @@ def read_palette(path: Path) -> Palette:
         colors = [*palette.classes.values(), *palette.void]
         if not classes or len(set(colors)) < len(colors):
             raise ValueError("each class needs one color, used once")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         form = '{"classes": {NAME: [r, g, b], ...}, "void": [[r, g, b], ...]}'
         raise UserError(f"{path} is not a palette like {form}: {error}") from error
     return palette

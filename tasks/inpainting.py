@@ -29,7 +29,8 @@ class Inpainting(Task):
     def hole(self, height: int, width: int, random: np.random.Generator) -> Tensor:
         """A hole for an image, (1, H, W) bool."""
         if self.masks:
-            return self.masks[random.integers(len(self.masks))]
+            mask = self.masks[random.integers(len(self.masks))]
+            return F.interpolate(mask[None].float(), (height, width))[0] > 0
         hole = torch.zeros(1, height, width, dtype=torch.bool)
         if self.config.mask == "centre":  # half the height and width
             hole[:, height // 4 : height - height // 4, width // 4 : width - width // 4] = True

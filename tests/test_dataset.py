@@ -238,7 +238,7 @@ def test_stretching_is_reported_and_small_images_are_refused(wide, capsys):
     assert "96x48 is stretched to a square; --resize fit" in capsys.readouterr().out
     PairedDataset(config_for(wide, resize="fit"), "train")
     assert "stretched" not in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"0\.png is 96x48, less than crop_size, 64"):
+    with pytest.raises(UserError, match=r"0\.png is 96x48, less than crop_size;"):
         PairedDataset(config_for(wide, resize="none", crop_size=64, load_size=64), "train")
 
 

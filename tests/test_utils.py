@@ -12,7 +12,7 @@ import train
 import utils
 from config import Config
 from engine.cli import UserError
-from engine.images import to_image, to_tensor
+from engine.images import in_tiles, to_image, to_tensor
 from utils import (
     checkpoint_files,
     generate,
@@ -142,3 +142,9 @@ def test_a_grid_has_its_groups_in_rows():
     groups = [tuple(torch.full((3, 8, 8), value) for value in (-1.0, 0.0, 1.0))] * 5
     assert sample_grid(groups).size == (3 * 12 + 4, 5 * 12 + 4)
     assert sample_grid(groups, across=3).size == (9 * 12 + 4, 2 * 12 + 4)
+
+
+def test_tiles_may_have_other_channels_than_the_image():
+    x = torch.rand(5, 40, 44) * 2 - 1
+    y = in_tiles(lambda part: part[:1] * 0.5, x, side=32)
+    assert y.shape == (1, 40, 44) and torch.allclose(y, x[:1] * 0.5, atol=1e-6)

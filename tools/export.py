@@ -96,7 +96,7 @@ def stored_weights(generator: nn.Module, precision: str) -> dict[str, Tensor]:
 
 def without_paths(config: Config) -> Config:
     """The configuration with absolute paths cut to their last name: the rest is private."""
-    names = ("data_root", "output", "mask", "palette")
+    names = ("data_root", "output", "mask", "palette", "init")
     paths = {name: PurePath(getattr(config, name)) for name in names}
     names = {name: path.name or "." for name, path in paths.items() if path.is_absolute()}
     return dataclasses.replace(config, **names)
