@@ -199,3 +199,15 @@ def test_what_does_not_fit_the_configuration_is_refused_by_name(scans, tmp_path)
     config = config_for(scans, tmp_path, direction="AtoB")
     with pytest.raises(UserError, match=r"0\.npy: an array needs an input_range"):
         PairedDataset(config, "train")
+
+
+def test_a_range_acts_on_its_side_of_a_pair_alone(tmp_path):
+    pair = np.full((48, 96), 30000, np.uint16)
+    (tmp_path / "train").mkdir()
+    cv2.imwrite(str(tmp_path / "train" / "1.png"), pair)
+    channels = {"in_channels": 1, "out_channels": 1, "input_range": "0 60000"}
+    item = PairedDataset(
+        config_for(tmp_path, tmp_path / "run", direction="AtoB", **channels), "train"
+    )[0]
+    assert item["input"].mean() == pytest.approx(0, abs=1e-3)
+    assert item["target"].mean() == pytest.approx(30000 / 65535 * 2 - 1, abs=0.01)

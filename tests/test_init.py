@@ -132,6 +132,17 @@ def test_a_run_starts_from_another(tmp_path, pairs, capsys):
         build_model(replace(second, base_channels=8), torch.device("cpu"))
 
 
+def test_a_discriminator_that_does_not_fit_is_left_as_it_was(tmp_path, pairs, capsys):
+    first = config_for(pairs, tmp_path / "first", **SMALL)
+    train.train(first)
+    second = replace(first, conditional=False, output=str(tmp_path / "second"))
+    untouched = build_model(second, torch.device("cpu")).discriminator.state_dict()
+    capsys.readouterr()
+    model = build_model(replace(second, init=str(first.folder)), torch.device("cpu"))
+    assert "starting from the generator of" in capsys.readouterr().out
+    assert equal(model.discriminator.state_dict(), untouched)
+
+
 def test_a_fine_tuned_run_resumes_without_what_it_started_from(tmp_path, pairs):
     first = config_for(pairs, tmp_path / "first", **SMALL)
     train.train(first)
