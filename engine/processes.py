@@ -89,8 +89,7 @@ class Processes:
 
 class StopRequest:
     """Catches the first Ctrl-C or SIGTERM, so that the loop can save; the next one stops at once,
-    except under torchrun, which passes on what a scheduler may have sent to all processes. `signal`
-    is the number of the signal, or 0."""
+    except under torchrun, which may pass on the same one. `signal` is its number, or 0."""
 
     def __init__(self):
         self.signal = 0

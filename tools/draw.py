@@ -99,6 +99,8 @@ def describe(run: str) -> dict:
     """What the page needs to know. `kind` is what one draws: labels, edges, the mask of a photo, an
     image in any colors, or nothing on a photo. `examples` are files. Raises UserError."""
     config = config_of(run)
+    if config.input_range or config.target_range:
+        raise UserError(f"{run} translates arrays, which cannot be drawn; evaluate.py can")
     own = run_folder(run) / FILE
     palette = find_palette(replace(config, palette=str(own)) if own.is_file() else config)
     kinds = {"edges": "edges", "inpainting": "mask", "style": "image", "pairs": "image"}
@@ -107,14 +109,13 @@ def describe(run: str) -> dict:
         kind = "labels"
     elif any(Path(name).name.startswith("edges2") for name in (config.data_root, run)):
         kind = "edges"
-    keeps_detail = config.task in ("colorization", "inpainting")  # of a photo over crop_size
     return {
         "kind": kind,
         "palette": palette.classes if kind == "labels" else {},
         "task": config.task,
         "direction": config.direction,
         "size": config.crop_size,
-        "longest": 1024 if keeps_detail else config.crop_size,
+        "longest": 1024 if config.task in ("colorization", "inpainting") else config.crop_size,
         "examples": examples_of(run, kind),
     }
 
@@ -247,6 +248,7 @@ def main(argv=None) -> int:
     paths = [str(hub.hub_folder(p)) if hub.is_on_hub(p) else p for p in options.runs]
     with Server(paths, options.port, options.device) as server:
         names = list(find_runs(server.paths))
+        describe(find_runs(server.paths)[names[0]])
         server.translated(names[0], Image.new("RGB", (256, 512)))  # its mistakes end here
         address = f"http://127.0.0.1:{server.server_port}"
         print(f"drawing with {', '.join(names)} at {address}  (Ctrl-C ends it)", flush=True)

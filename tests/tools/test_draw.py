@@ -169,6 +169,14 @@ def test_a_run_that_cannot_be_used_leaves_the_others_alone(runs, tmp_path):
         translated(server, "edges", blocks(32, 32))
 
 
+def test_runs_of_arrays_are_refused(runs, tmp_path):
+    run = tmp_path / "scans"
+    shutil.copytree(runs / "facades", run)
+    (run / "config.json").write_text('{"input_range": "0 100"}')
+    with pytest.raises(UserError, match="scans translates arrays"):
+        describe(str(run))
+
+
 def test_examples_are_those_of_the_run_or_else_its_test_images(runs, tmp_path):
     for name, tested in (("sketches", "input"), ("color", "target")):
         run = shutil.copytree(runs / name, tmp_path / name)
