@@ -82,7 +82,7 @@ class Config:
     save_minutes: float = 10.0  # and at least every so many minutes
     best_by: str = "none"  # also keep best.pt, by validation score: none, l1, psnr or ssim
     patience: int = 0  # stop after so many validations without a better one; 0: never
-    keep_epochs: int = 0  # also keep a checkpoint every so many epochs (700 MB each, full size)
+    keep_epochs: int = 0  # also keep a checkpoint every so many epochs (up to 700 MB); 0: none
 
     def __post_init__(self):
         check_fields(self, CHOICES, RANGES, RULES)

@@ -19,8 +19,7 @@ from engine.images import MAX_PIXELS
 
 ARRAY_ENDINGS = (".npy", ".tif", ".png")
 
-# NumPy parses the header of a .npy file as Python code. Python 3.11 counts the recursion depth of
-# its parser for all threads together, and at times raises SystemError where two threads parse.
+# NumPy parses .npy headers as Python code, which Python 3.11 cannot do in two threads at once.
 ONE_HEADER = threading.Lock()
 
 PERCENT = re.compile(r"\s*([\d.]+)%\s+([\d.]+)%\s*")

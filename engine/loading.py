@@ -184,8 +184,7 @@ def ignore_stop_requests(worker: int) -> None:
 def exit_at_trainers_sigterm() -> None:
     trainer = multiprocessing.parent_process()  # getppid() is the fork server's, if there is one
     while trainer.is_alive():  # a server outlives a killed trainer as long as its workers do
-        request = signal.sigtimedwait({signal.SIGTERM}, 5)
-        if request and request.si_pid == trainer.pid:
+        if (sent := signal.sigtimedwait({signal.SIGTERM}, 5)) and sent.si_pid == trainer.pid:
             break
     os._exit(0)
 

@@ -92,7 +92,9 @@ def config_of(run: str) -> Config:
     if not file.is_file():
         return load_generator(run).config
     values = read_json(file)
-    return config_from_dict(values.get("config", values))  # an export has it inside
+    with contextlib.suppress(TypeError):
+        return config_from_dict(values.get("config", values))  # an export has it inside
+    raise UserError(f"{file} holds no configuration")
 
 
 def describe(run: str) -> dict:
@@ -247,9 +249,9 @@ def main(argv=None) -> int:
     options = parse_arguments(argv)
     paths = [str(hub.hub_folder(p)) if hub.is_on_hub(p) else p for p in options.runs]
     with Server(paths, options.port, options.device) as server:
-        names = list(find_runs(server.paths))
-        describe(find_runs(server.paths)[names[0]])
-        server.translated(names[0], Image.new("RGB", (256, 512)))  # its mistakes end here
+        names, runs = zip(*find_runs(server.paths).items(), strict=True)
+        describe(runs[0])  # the mistakes of the first end here
+        server.translated(names[0], Image.new("RGB", (256, 512)))
         address = f"http://127.0.0.1:{server.server_port}"
         print(f"drawing with {', '.join(names)} at {address}  (Ctrl-C ends it)", flush=True)
         if not options.no_browser:

@@ -175,6 +175,11 @@ def test_runs_of_arrays_are_refused(runs, tmp_path):
     (run / "config.json").write_text('{"input_range": "0 100"}')
     with pytest.raises(UserError, match="scans translates arrays"):
         describe(str(run))
+    for broken in ('{"config": null}', '{"config": 5}'):  # listed beside the others
+        (run / "config.json").write_text(broken)
+        with Server([tmp_path]) as server:
+            (listed,) = server.listing()
+        assert "holds no configuration" in listed["error"]
 
 
 def test_examples_are_those_of_the_run_or_else_its_test_images(runs, tmp_path):
