@@ -9,12 +9,13 @@ the command line. Section numbers are those of Isola et al., CVPR 2017 (arXiv 16
 
 import dataclasses
 import math
+import os
 import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from engine.cli import UserError, check_fields, is_range
+from engine.cli import UserError, check_fields, is_range, nearest
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Config:
     mirror: bool = True  # flip training pairs left to right, half of the time
     bad_files: str = "stop"  # on an unusable file: stop, or skip it and list it at the end
     limit: int = 0  # use only the first N images of each split; 0: all
-    cache_gb: float = 4.0  # keep resized training pairs in memory if they fit into so many GB
+    cache_gb: float = 4.0  # resized pairs stay in memory, of each process, if they fit into it
     num_workers: int = -1  # processes that load data; -1: none if cached, else one per core
 
     # Tasks that make their own pairs from photos
@@ -90,7 +91,8 @@ class Config:
     @property
     def folder(self) -> Path:
         """The folder of the run."""
-        name = PurePath(self.data_root).name if self.task == "pairs" else self.task
+        name = os.path.basename(os.path.abspath(self.data_root))  # of "." as well
+        name = name if self.task == "pairs" else self.task
         return Path(self.output or PurePath("runs", name))
 
 
@@ -144,8 +146,8 @@ RULES = [
         lambda c: re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", c.device),
         "must be auto, cpu, cuda, cuda:N or mps",
     ),
-    ("input_range", lambda c: is_range(c.input_range), RANGE_FORM),
-    ("target_range", lambda c: is_range(c.target_range), RANGE_FORM),
+    ("input_range", lambda c: is_range(c.input_range, c.in_channels), RANGE_FORM),
+    ("target_range", lambda c: is_range(c.target_range, c.out_channels), RANGE_FORM),
     (
         "task",
         lambda c: c.task == "pairs" or not c.input_range + c.target_range,
@@ -272,7 +274,9 @@ def require_data(config: Config) -> None:
     if command == "data.download":
         command += f" {root.name}"
     if not root.is_dir():
-        how = f"python -m {command} makes it" if command else "it must be a folder of images"
+        beside = [folder.as_posix() for folder in root.parent.glob("*/")]
+        other = "it must be a folder of images" + nearest(root.as_posix(), beside)
+        how = f"python -m {command} makes it" if command else other
         raise UserError(f"data_root {root} does not exist; {how}")
 
 

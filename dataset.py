@@ -97,7 +97,7 @@ class PairedDataset(Dataset):
         if split not in STAND_INS:
             raise UserError(f"split is {split!r}; it must be train, val or test")
         require_data(config)
-        self.config = config
+        self.config = config = with_measured_ranges(config)
         self.task = task_of(config)
         self.skipped: list[str] = []
         root, self.part = Path(config.data_root), config.part
@@ -183,14 +183,16 @@ class PairedDataset(Dataset):
             x = self.fit(images[0], self.task.photo_channels)
             y = self.task.target(x)
         else:
-            to_labels = self.labels and config.direction == "AtoB"
-            x = self.fit(images[0], config.in_channels, self.ranges[0])
-            y = self.fit(images[1], config.out_channels, self.ranges[1], nearest=to_labels)
-            found, wanted = (x.shape[2], y.shape[2]), (config.in_channels, config.out_channels)
+            wanted = (config.in_channels, config.out_channels)
+            sides = zip(images, wanted, strict=True)
+            found = tuple(i.shape[2] if isinstance(i, np.ndarray) else n for i, n in sides)
             if found != wanted:
                 fields = "in_channels and out_channels are {} and {}".format(*wanted)
                 counts = "{} channels of input and {} of target".format(*found)
                 raise UserError(f"{self.pairs[index].a[0]} has {counts}; {fields}")
+            to_labels = self.labels and config.direction == "AtoB"
+            x = self.fit(images[0], config.in_channels, self.ranges[0])
+            y = self.fit(images[1], config.out_channels, self.ranges[1], nearest=to_labels)
         height, width, _ = x.shape
         if min(height, width) < (config.crop_size if self.augmented else 16):  # SSIM needs 11
             size = f"{width}x{height}, less than {'crop_size' if self.augmented else '16 px'}"
@@ -252,10 +254,12 @@ class PairedDataset(Dataset):
 
 
 def with_measured_ranges(config: Config) -> Config:
-    """The configuration with percentiles in its ranges replaced by their values in training."""
+    """The configuration with percentiles in its ranges replaced by their values in training.
+    Raises UserError."""
     order = 1 if config.direction == "AtoB" else -1
     ranges = (config.input_range, config.target_range)[::order]
-    x, y = measured_ranges(Path(config.data_root), ranges)[::order]
+    channels = (config.in_channels, config.out_channels)[::order]
+    x, y = measured_ranges(Path(config.data_root), ranges, channels)[::order]
     return replace(config, input_range=x, target_range=y)
 
 

@@ -21,22 +21,12 @@ def parse_arguments(argv=None) -> Namespace:
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("run", metavar="RUN", help="a run folder, a checkpoint, an export, or hf://owner/name")
-    add(
-        "--checkpoint",
-        metavar="NAME",
-        help="of the run: best, previous, epoch_0050 (default: latest)",
-    )
+    add("--checkpoint", metavar="NAME", help="best, previous, epoch_0050 ... (default: latest)")
     add("--split", default="test", help="train, val or test (default: test)")
     add("--input", metavar="PATH", help="translate this image or folder instead")
     add("--output", metavar="PATH", help="of results (default: the run; of exports, runs/shared)")
     add("--mask", metavar="PATH", help="inpainting: white where --input is filled")
-    add(
-        "--tile",
-        type=int,
-        default=0,
-        metavar="PX",
-        help="translate --input in tiles, for large images",
-    )
+    add("--tile", type=int, default=0, metavar="PX", help="translate a large --input in tiles")
     add("--draw", action="store_true", help="edges: --input is a photo whose edges are drawn first")
     add("--scorer", metavar="RUN", help="a run photo -> labels, to read labels from the outputs")
     add("--inception", metavar="FILE", help="weights of Inception, for FID and KID")
@@ -75,7 +65,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dataset import PairedDataset, load_pairs
-from engine.arrays import ARRAY_ENDINGS, from_unit, limits, read_array, write_array
+from engine.arrays import ARRAY_ENDINGS, from_unit, read_array, write_array
 from engine.devices import command_line
 from engine.files import write_text
 from engine.gallery import Gallery
@@ -157,8 +147,10 @@ def evaluate_split(
             save_image(image, folder / kind / f"{name}.png")
         rows[name] = scores.add(output, y)
         if config.target_range:
-            values = from_unit(output.permute(1, 2, 0).numpy(), config.target_range)
+            pair = [image.permute(1, 2, 0).numpy() for image in (output, y)]
+            values, truth = (from_unit(image, config.target_range) for image in pair)
             write_array(values, folder / "values" / f"{name}.npy")
+            rows[name]["mae"] = float(abs(values - truth).mean())
         gallery.add(name, images, rows[name])
         if reader:
             labels = to_tensor(dataset.fit(dataset.open(index)[0], 3, nearest=True))
@@ -168,8 +160,7 @@ def evaluate_split(
 
     means = scores.summary() | (reader.summary() if reader else {})
     if config.target_range:
-        low, high = limits(config.target_range)
-        means["mae"] = means["l1"] / 2 * float((high - low).mean())
+        means["mae"] = statistics.fmean(row["mae"] for row in rows.values())
     if inception:
         outputs, targets = ([folder / d / f"{n}.png" for n in rows] for d in ("output", "target"))
         means |= distances(outputs, targets, inception, next(generator.parameters()).device)
@@ -222,12 +213,8 @@ def report(summary: dict, data_root: str, folder: Path) -> None:
 
 def hint(width: int, height: int, config: Config) -> str | None:
     """What may be wrong with an image given as --input."""
-    if config.resize == "none" or config.task not in (
-        "pairs",
-        "style",
-        "edges",
-    ):  # the others rescale it
-        return None
+    if config.resize == "none" or config.task not in ("pairs", "style", "edges"):
+        return None  # its scale does not matter, or the task changes it
     if config.task == "pairs" and width == 2 * height:
         return "is twice as wide as tall; if it is a side-by-side pair, give the input alone"
     if not config.crop_size / 2 <= (width * height) ** 0.5 <= config.crop_size * 2:
@@ -275,7 +262,7 @@ def main(argv=None) -> int:
     options = parse_arguments(argv)
     run = options.run
     if options.checkpoint:
-        run = run_folder(run) / "checkpoints" / f"{options.checkpoint}.pt"
+        run = run_folder(run) / "checkpoints" / f"{options.checkpoint.removesuffix('.pt')}.pt"
     generator = load_generator(run, options.device, ema=not options.no_ema)
     names = ("data_root", "palette", "bad_files")
     changes = {name: getattr(options, name) for name in names if getattr(options, name)}
@@ -294,12 +281,8 @@ def main(argv=None) -> int:
         endings = ARRAY_ENDINGS if generator.config.target_range else (".png",)
         plan = plan_outputs(Path(options.input), output, masks, endings)
         skipped = translate_files(generator, plan, options)
-        done = (
-            [next(iter(plan.values()))]
-            if len(plan) == 1
-            else [len(plan) - len(skipped), "images into", output]
-        )
-        print("wrote", *done)
+        several = f"{len(plan) - len(skipped)} images into {output}"
+        print("wrote", several if len(plan) > 1 else next(iter(plan.values())))
         if skipped:  # otherwise, leave a skipped.txt in this folder alone
             list_skipped(skipped, output)
         return 0

@@ -53,7 +53,7 @@ from torch.optim import Adam
 
 import utils
 from data.make_demo import DEMO_ROOT, make_demo
-from dataset import PairedDataset, load_pairs, with_measured_ranges
+from dataset import PairedDataset, load_pairs
 from discriminator import PatchDiscriminator
 from engine import fast
 from engine.devices import device_of
@@ -204,8 +204,8 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
     """Trains to the end of `config.epochs`, from the start or from a checkpoint. Returns the exit
     code: 0, or 128 + the number of the signal that stopped it. Raises UserError."""
     with Processes(device_of(config.device)) as processes:
-        config = with_measured_ranges(settle(config, processes))
-        data = PairedDataset(config, "train")
+        data = PairedDataset(settle(config, processes), "train")
+        config = data.config  # with the numbers of measured ranges
         validation = PairedDataset(config, "val") if processes.first else None
         print(f"{len(data)} training pairs, {len(validation or data)} validation pairs")
         fresh = replace(config, init="") if checkpoint else config

@@ -45,7 +45,7 @@ import numpy as np
 from PIL import Image
 
 from data import creating
-from engine.images import ENDINGS, is_image, natural_order, read_image, save_image
+from engine.images import ENDINGS, MAX_PIXELS, is_image, natural_order, read_image, save_image
 from engine.loading import in_threads
 
 
@@ -87,8 +87,10 @@ def draw_splits(names, val: float, test: float) -> dict[str, str]:
         raise UserError(f"--val {val} and --test {test} must be 0 or more and below 1 in total")
     names, count = list(names), len(names)
     random.Random(0).shuffle(names)
-    splits = ["val"] * round(val * count) + ["test"] * round(test * count) + ["train"] * count
-    return dict(zip(names, splits, strict=False))
+    splits = ["val"] * round(val * count) + ["test"] * round(test * count)
+    if len(splits) >= count:
+        raise UserError(f"--val {val} and --test {test} leave none of the {count} pairs for train")
+    return dict(zip(names, splits + ["train"] * count, strict=False))
 
 
 def side_by_side(a: Path, b: Path, resample: str | None) -> Image.Image:
@@ -99,6 +101,11 @@ def side_by_side(a: Path, b: Path, resample: str | None) -> Image.Image:
             sizes = ["{}x{}".format(*image.size) for image in (left, right)]
             raise UserError(f"{a} is {sizes[0]} but {b} is {sizes[1]} (--resize resizes B)")
         right = right.resize(left.size, Image.Resampling[resample])
+    if 2 * left.width * left.height > MAX_PIXELS:
+        limit = (
+            f"{MAX_PIXELS // 10**6} megapixels, too many to be read; use folders A and B instead"
+        )
+        raise UserError(f"{a} and its partner have together over {limit}")
     return Image.fromarray(np.hstack([left, right]))
 
 

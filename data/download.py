@@ -3,9 +3,8 @@
     python -m data.download facades              to data/facades
     python -m data.download maps --output /big/disk
 
-An interrupted download resumes, by itself or when the command is repeated; if the archive has
-changed meanwhile, it restarts. Nothing is written outside of the dataset's folder, which appears
-only when it is complete.
+An interrupted download resumes, by itself or when the command is repeated. Nothing is written
+outside of the dataset's folder, which appears only when it is complete.
 """
 
 import argparse
@@ -61,15 +60,14 @@ BLOCK = 2**20
 
 def download(url: str, path: Path) -> None:
     """Fetches a file, resuming an earlier attempt. Raises UserError."""
-    part, version = (path.with_name(path.name + end) for end in (".part", ".part.version"))
+    part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    for file in (part, version):
-        file.touch()
+    part.touch()
     failures = 0
     while True:
         have = part.stat().st_size
         try:
-            fetch_rest(url, part, version)
+            fetch_rest(url, part)
             break
         except (HTTPError, ValueError) as error:  # trying again would not help
             raise UserError(f"{url} cannot be downloaded: {error}") from error
@@ -79,16 +77,12 @@ def download(url: str, path: Path) -> None:
                 raise UserError(f"{url} cannot be downloaded: {error}; try again later") from error
             time.sleep(failures)
     part.replace(path)
-    version.unlink(missing_ok=True)
 
 
-def fetch_rest(url: str, part: Path, version: Path) -> None:
-    """Appends what `part` lacks, or starts again if the file has changed: `version` holds the
-    date of the one that `part` belongs to. Raises OSError if the connection breaks."""
-    have, known = part.stat().st_size, version.read_text("utf-8")
+def fetch_rest(url: str, part: Path) -> None:
+    """Appends what `part` lacks. Raises OSError if the connection breaks."""
+    have = part.stat().st_size
     headers = {"Range": f"bytes={have}-"} if have else {}
-    if have and known:
-        headers["If-Range"] = known  # a changed file is sent from its beginning
     try:
         response = urlopen(Request(url, headers=headers), timeout=60)
     except HTTPError as error:
@@ -99,7 +93,6 @@ def fetch_rest(url: str, part: Path, version: Path) -> None:
         if response.status != 206:  # sent from the beginning
             have = 0
             file.truncate(0)
-            version.write_text(response.headers.get("Last-Modified", ""), "utf-8")
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         with tqdm.wrapattr(file, "write", total, initial=have, desc=part.stem) as out:

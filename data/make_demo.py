@@ -21,9 +21,8 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     parser = cli.Parser(__doc__, "python -m data.make_demo [--output FOLDER] [--seed N] ...")
     add = parser.add_argument
     add("--output", dest="root", default=DEMO_ROOT, type=Path, help=f"default: {DEMO_ROOT}")
-    add("--train", type=int, default=120, help="pairs (default: 120)")
-    add("--val", type=int, default=20, help="pairs (default: 20)")
-    add("--test", type=int, default=20, help="pairs (default: 20)")
+    for split, pairs in {"train": 120, "val": 20, "test": 20}.items():
+        add(f"--{split}", type=int, default=pairs, help=f"pairs (default: {pairs})")
     add("--seed", type=int, default=0, help="default: 0")
     options = parser.parse_args(argv)
     if min(options.train, options.val, options.test) < 1 or options.seed < 0:

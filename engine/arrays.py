@@ -6,7 +6,6 @@ for all channels, or a pair for each; values outside are clipped. With percent s
 """
 
 import io
-import re
 import threading
 from pathlib import Path
 
@@ -22,8 +21,6 @@ ARRAY_ENDINGS = (".npy", ".tif", ".png")
 # NumPy parses .npy headers as Python code, which Python 3.11 cannot do in two threads at once.
 ONE_HEADER = threading.Lock()
 
-PERCENT = re.compile(r"\s*([\d.]+)%\s+([\d.]+)%\s*")
-
 
 def limits(text: str) -> tuple[np.ndarray, np.ndarray]:
     """The low and the high ends of a range, float32: (1,), or (C,)."""
@@ -36,7 +33,7 @@ def read_array(path: Path) -> np.ndarray:
     naming the file."""
     try:
         content = path.read_bytes()
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             with ONE_HEADER:
                 array = np.load(io.BytesIO(content), allow_pickle=False)
         else:
@@ -83,12 +80,18 @@ def from_unit(array: np.ndarray, text: str) -> np.ndarray:
     return (array + 1) / 2 * (high - low) + low
 
 
-def measured(text: str, arrays) -> str:
-    """A range whose percentiles are those of the arrays; other ranges as they are."""
-    found = PERCENT.fullmatch(text)
-    if not found:
+def measured(text: str, arrays, channels: int) -> str:
+    """A range whose percentiles are those of the arrays that have so many channels; other ranges
+    as they are. Raises UserError."""
+    if "%" not in text:
         return text
-    pixels = [array.reshape(-1, array.shape[2]) for array in arrays]
+    pixels = [array.reshape(-1, channels) for array in arrays if array.shape[2] == channels]
+    if not pixels:
+        raise UserError(f"no readable training file has {channels} channels to measure {text} on")
     values = np.concatenate([some[:: len(some) // 10**5 + 1] for some in pixels])
-    ends = np.percentile(values, [float(found[1]), float(found[2])], axis=0)
-    return " ".join(f"{value:.7g}" for value in ends.T.flatten())
+    ends = np.percentile(values, [float(word.rstrip("%")) for word in text.split()], axis=0).T
+    for channel, (low, high) in enumerate(ends, 1):
+        if low == high:
+            found = f"both {low:.7g} in channel {channel}"
+            raise UserError(f"the percentiles {text} are {found}; give LOW HIGH as numbers")
+    return " ".join(f"{value:.7g}" for value in ends.flatten())

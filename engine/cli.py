@@ -198,16 +198,19 @@ def check_fields(values, choices: dict, ranges: dict, rules: list) -> None:
         check(name, holds(values), rule)
 
 
-def is_range(text: str) -> bool:
-    """Whether a text is LOW HIGH, several such pairs, or percentiles such as 1% 99%; or empty."""
+def is_range(text: str, channels: int) -> bool:
+    """Whether a text is LOW HIGH, such a pair for each channel, or percentiles such as 1% 99%; or
+    empty."""
     words = text.split()
     try:
         numbers = [float(word.removesuffix("%")) for word in words]
-        ordered = [low < high for low, high in zip(numbers[::2], numbers[1::2], strict=True)]
     except ValueError:
         return False
-    whole = "%" not in text or (len(words) == text.count("%") == 2)
-    return whole and all(ordered) and all(map(math.isfinite, numbers))
+    if not all(low < high for low, high in zip(numbers[::2], numbers[1::2], strict=False)):
+        return False
+    if "%" in text:
+        return text.count("%") == len(words) == 2 and numbers[0] >= 0 and numbers[1] <= 100
+    return len(words) in (0, 2, 2 * channels) and all(map(math.isfinite, numbers))
 
 
 def check_types(values) -> None:

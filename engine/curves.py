@@ -1,4 +1,4 @@
-"""Figures of a run: curves.png of its log, progress.png and progress.gif of its samples."""
+"""Figures of a run: curves.png of its log, progress.gif of its samples."""
 
 import math
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from engine.files import read_json, replacing
-from engine.images import GAP, image_grid, natural_order, save_image
+from engine.images import GAP, image_grid, natural_order
 from engine.log import read_log
 
 # The panels of curves.png: title, and the label of each column of log.csv in it.
@@ -23,8 +23,7 @@ CHANCE = {"cross_entropy": math.log(2), "least_squares": 0.25}
 
 ROWS_LOST = 40  # of the log, by default 2,000 steps, for which D's loss must stay near 0
 
-STRIP_ROWS, STRIP_EPOCHS = 4, 6
-FILM_FRAMES, FILM_SIDE = 40, 160  # the side is in px
+FRAMES, ROWS, SIDE = 40, 4, 160  # of progress.gif; the side of its images is in px
 
 
 def draw_curves(run: str | Path) -> Path | None:
@@ -77,38 +76,25 @@ def warnings(run: str | Path, samples: Path) -> list[str]:
 
 
 def draw_progress(run: str | Path) -> Path | None:
-    """Draws the samples over the epochs, progress.png and progress.gif, into a run folder. Returns
-    the path of the first, or None if there are no samples."""
+    """Draws the samples over the epochs, progress.gif, into a run folder. Returns its path, or None
+    if there are no samples."""
     files = sorted((Path(run) / "samples").glob("epoch_[0-9]*.png"), key=natural_order)
     if not files:
         return None
-    shown = evenly(files, STRIP_EPOCHS)
-    rows = [
-        [epochs[-1][0], *(output for _, output, _ in epochs), epochs[-1][2]]
-        for epochs in zip(*map(sample_rows, shown), strict=False)
-    ]
-    path = Path(run) / "progress.png"
-    save_image(image_grid(rows, ["input", *map(caption, shown), "target"]), path)
-
     frames = []
-    for file in evenly(files, FILM_FRAMES):
-        small = [
-            [image.resize((FILM_SIDE, FILM_SIDE)) for image in images]
-            for images in sample_rows(file)[: len(rows)]
-        ]
-        frames.append(image_grid(small, ["input", caption(file), "target"]))
+    for file in evenly(files, FRAMES):
+        rows = [[image.resize((SIDE, SIDE)) for image in row] for row in sample_rows(file)]
+        title = f"epoch {int(file.stem.removeprefix('epoch_'))}"
+        frames.append(image_grid(rows, ["input", title, "target"]))
     # One palette for all frames: faster, and unchanged pixels take no space.
     palette = frames[-1].quantize(256)
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     duration = [400] * (len(frames) - 1) + [2500]  # ms
     film = {"save_all": True, "append_images": frames[1:], "duration": duration, "loop": 0}
-    with replacing(path.with_suffix(".gif")) as temporary:
+    path = Path(run) / "progress.gif"
+    with replacing(path) as temporary:
         frames[0].save(temporary, format="GIF", **film)
     return path
-
-
-def caption(file: Path) -> str:
-    return f"epoch {int(file.stem.removeprefix('epoch_'))}"
 
 
 def sample_rows(path: Path) -> list[list[Image.Image]]:
@@ -116,7 +102,7 @@ def sample_rows(path: Path) -> list[list[Image.Image]]:
     with Image.open(path) as image:
         image = image.convert("RGB")
     pitch = (image.width - GAP) // 3  # the layout of images.image_grid
-    count = min(STRIP_ROWS, (image.height - GAP) // pitch)
+    count = min(ROWS, (image.height - GAP) // pitch)
     corners = [[(GAP + x * pitch, GAP + y * pitch) for x in range(3)] for y in range(count)]
     side = pitch - GAP
     return [[image.crop((x, y, x + side, y + side)) for x, y in row] for row in corners]

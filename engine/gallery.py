@@ -1,5 +1,6 @@
 """gallery.html: the images and scores of a split in one page, which needs neither network nor
-server. It embeds thumbnails; beside input/, output/ and target/ it shows full-size images, too."""
+server. It embeds thumbnails of the first items; beside input/, output/ and target/ it shows
+full-size images, too."""
 
 import base64
 import io
@@ -16,6 +17,7 @@ from engine.files import write_text
 
 TEMPLATE = Path(__file__).with_name("gallery.html")
 THUMBNAIL = 160  # px, the longer side
+EMBEDDED = 1000  # items with thumbnails, some 20 KB each; a larger page would open slowly
 
 
 class Gallery:
@@ -36,7 +38,7 @@ class Gallery:
                 "name": os.fsencode(name).decode(errors="replace"),
                 "file": urllib.parse.quote(os.fsencode(f"{name}.png")),
                 "scores": [finite(value) for value in scores.values()],
-                "thumbnails": [thumbnail(image) for image in images],
+                "thumbnails": [thumbnail(i) for i in images if len(self.images) < EMBEDDED],
             }
         )
 

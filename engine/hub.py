@@ -47,27 +47,20 @@ def hub_folder(name: str) -> Path:
     return Path(path).parent
 
 
-def read_description(folder: Path) -> dict:
-    """config.json of an exported generator. Raises UserError."""
-    file = folder / DESCRIPTION
-    description = read_json(file)
-    version = description.get("format")
-    if not isinstance(version, int) or not isinstance(description.get("config"), dict):
-        raise UserError(f"{file} does not describe a generator exported by this project")
-    if version > EXPORT_FORMAT:
-        raise UserError(f"{file} has format {version}, newer than {EXPORT_FORMAT}; update the code")
-    return description
-
-
 def read_export(folder: Path) -> dict:
     """{"config": dict, "generator": weights} of an exported generator. Raises UserError."""
-    description = read_description(folder)
-    file = folder / WEIGHTS
+    description, file = read_json(folder / DESCRIPTION), folder / WEIGHTS
+    version, config = description.get("format"), description.get("config")
+    if not isinstance(version, int) or not isinstance(config, dict):
+        raise UserError(f"{folder / DESCRIPTION} does not describe a generator of this project")
+    if version > EXPORT_FORMAT:
+        newer = f"has format {version}, newer than {EXPORT_FORMAT}; update the code"
+        raise UserError(f"{folder / DESCRIPTION} {newer}")
     try:
         weights = dequantized(safetensors.torch.load(file.read_bytes()))
     except Exception as error:  # safetensors' own errors, and torch's on types it does not know
         raise UserError(f"{file} cannot be read as safetensors: {error!r}") from error
-    return {"config": description["config"], "generator": weights}
+    return {"config": config, "generator": weights}
 
 
 def quantize(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:

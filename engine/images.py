@@ -54,7 +54,7 @@ def read_image(path: Path, content: bytes | None = None) -> Image.Image:
     try:
         if content is None and not path.is_file():  # opening a pipe would wait
             raise UserError("it is missing or not a regular file")
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             raise UserError("an array needs an input_range or a target_range, see docs/own_data.md")
         # Opened here: given a name, Pillow maps a TIFF into memory and mixes up its EXIF rotation.
         with (

@@ -1,5 +1,6 @@
 """The image pairs of a split, found in one of the layouts of data/README.md."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -149,15 +150,21 @@ def half_of(image: Picture, part: str) -> Picture:
     return image.crop((left, 0, right, height))
 
 
-def measured_ranges(root: Path, ranges: tuple[str, str]) -> tuple[str, str]:
-    """The ranges of A and B, with percentiles replaced by their values in up to 100 training
-    pairs."""
+def measured_ranges(
+    root: Path, ranges: tuple[str, str], channels: tuple[int, int]
+) -> tuple[str, str]:
+    """The ranges of A and B, with percentiles replaced by their values in up to 100 training pairs
+    that can be read and have so many channels. Raises UserError."""
     if "%" not in "".join(ranges):
         return ranges
-    _, pairs = find_pairs(root, "train")
-    arrays = (bool(ranges[0]), bool(ranges[1]))
-    a, b = zip(*(read_pair(p, arrays) for p in pairs[:: len(pairs) // 100 + 1]), strict=True)
-    return measured(ranges[0], a), measured(ranges[1], b)
+    _, pairs = find_pairs(root, "train", lambda error: None)  # the dataset reports bad files
+    found = []
+    for pair in pairs[:: len(pairs) // 100 + 1]:
+        with contextlib.suppress(UserError):
+            found.append(read_pair(pair, (bool(ranges[0]), bool(ranges[1]))))
+    sides = zip(*found, strict=True) if found else ((), ())
+    a, b = map(measured, ranges, sides, channels)
+    return a, b
 
 
 def list_skipped(skipped: list[str], folder: Path) -> None:

@@ -18,14 +18,13 @@ class SplitScores:
         self.matrix = 0  # sums over the split; pairs are (output, target)
         self.gradients = np.zeros(2)
 
-    def add(self, output: Tensor, target: Tensor, true: Tensor | None = None) -> dict[str, float]:
-        """Adds one image and returns its scores. output, target: (C, H, W) in [-1, 1], C 1 or 3.
-        `true` is the ground truth (H, W) of a label map; by default it is read from `target`."""
+    def add(self, output: Tensor, target: Tensor) -> dict[str, float]:
+        """Adds one image and returns its scores. output, target: (C, H, W) in [-1, 1]."""
         scores = score(output[None], target[None])
         self.scores.append(scores)
         if self.palette:
-            true = read_classes(target, self.palette) if true is None else true
-            matrix = confusion(true, read_classes(output, self.palette), self.palette).cpu()
+            true, predicted = (read_classes(image, self.palette) for image in (target, output))
+            matrix = confusion(true, predicted, self.palette).cpu()
             self.matrix += matrix
             return {**scores, "pixel_accuracy": class_scores(matrix)["pixel_accuracy"]}
         gradients = sharpness(output), sharpness(target)

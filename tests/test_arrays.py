@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from conftest import TINY, arguments, config_for, same_training
 
+import dataset
 import evaluate
 import train
 from dataset import PairedDataset
 from engine.arrays import from_unit, read_array, to_unit, write_array
 from engine.cli import UserError
 from engine.files import read_json
+from tools import reproduce
 from utils import load_generator, translate
 
 CHANNELS = {"in_channels": 5, "out_channels": 2}
@@ -62,7 +64,13 @@ def test_five_channels_train_resume_and_are_scored_in_their_units(scans, run, tm
 
     assert evaluate.main([run, "--output", tmp_path / "test", "--device", "cpu"]) == 0
     scores = json.loads((tmp_path / "test" / "scores.json").read_text())
-    assert scores["mae"] == pytest.approx(scores["l1"] / 2 * (10 + 4000) / 2, rel=1e-5)
+    errors = []
+    config = config_for(scans, run, direction="AtoB", **CHANNELS, **RANGES)
+    for pair in PairedDataset(config, "test"):
+        truth = from_unit(pair["target"].permute(1, 2, 0).numpy(), RANGES["target_range"])
+        errors.append(abs(np.load(tmp_path / "test" / "values" / f"{pair['name']}.npy") - truth))
+    assert scores["mae"] == pytest.approx(np.mean(errors), rel=1e-5)
+    assert "mae" in (tmp_path / "test" / "scores.csv").read_text().partition("\n")[0]
     values = np.load(tmp_path / "test" / "values" / "0.npy")
     assert values.shape == (32, 32, 2) and values.dtype == np.float32
     assert values[..., 0].min() >= -5 and 5 < values[..., 1].max() <= 4000
@@ -109,6 +117,57 @@ def test_percentiles_are_measured_and_kept(scans, tmp_path):
     shutil.rmtree(tmp_path / "run" / "samples")
     assert train.main(["--resume", str(tmp_path / "run"), "--epochs", "2"]) == 0
     assert read_json(tmp_path / "run" / "config.json")["input_range"] == saved["input_range"]
+
+
+def test_percentiles_are_measured_wherever_pairs_are_read(scans, tmp_path, capsys):
+    fields = {**CHANNELS, "direction": "AtoB", "data_root": scans, "input_range": "1% 99%"}
+    words = arguments(**{**TINY, **fields, "target_range": "0% 100%"})
+    assert dataset.main(words) == 0
+    assert "train: 6 good, 0 bad" in capsys.readouterr().out
+    del fields["direction"]
+    words = arguments(**{**TINY, **fields, "target_range": "0% 100%", "epochs": 1})
+    words += ["--output", tmp_path / "table"]
+    assert reproduce.main(["table6", *words]) == 0
+    assert reproduce.main(["table6", *words]) == 0
+    assert capsys.readouterr().out.count("is finished") == 3
+
+
+def test_percentiles_are_those_of_the_usable_files(scans, tmp_path, capsys):
+    data = shutil.copytree(scans, tmp_path / "data")
+    (data / "A" / "train" / "0.npy").write_bytes(b"")
+    np.save(data / "A" / "train" / "1.npy", np.full((40, 48, 3), 9999.0))
+    np.save(data / "A" / "train" / "alone.npy", scan(0)[0])
+    fields = {**CHANNELS, "input_range": "0% 100%", "bad_files": "skip", "direction": "AtoB"}
+    config = config_for(data, tmp_path, **fields, target_range="-5 5 0 4000")
+    pairs = PairedDataset(config, "train")
+    assert len(pairs) == 4 and len(pairs.skipped) == 3
+    used = np.concatenate([scan(number)[0].reshape(-1, 5) for number in range(2, 6)])
+    ends = np.array(pairs.config.input_range.split(), float).reshape(5, 2).T
+    assert np.allclose(ends, [used.min(0), used.max(0)], rtol=1e-5)
+    assert (
+        dataset.main(arguments(**{**TINY, **fields, "data_root": data, "target_range": "-5 5"}))
+        == 2
+    )
+    assert "train: 4 good, 3 bad" in capsys.readouterr().out
+
+
+def test_a_channel_without_a_range_is_named(scans, tmp_path):
+    data = shutil.copytree(scans, tmp_path / "data")
+    fields = {**CHANNELS, "direction": "AtoB", "input_range": "1% 99%", "target_range": "0 1"}
+    with pytest.raises(UserError, match="no readable training file has 4 channels to measure 1% 9"):
+        PairedDataset(config_for(data, tmp_path, **{**fields, "in_channels": 4}), "train")
+    for file in (data / "A" / "train").iterdir():
+        array = np.load(file)
+        array[..., 2] = 7
+        np.save(file, array)
+    with pytest.raises(UserError, match="1% 99% are both 7 in channel 3; give LOW HIGH as numb"):
+        PairedDataset(config_for(data, tmp_path, **fields), "train")
+
+
+def test_array_files_may_have_capital_endings(scans, tmp_path):
+    source = scans / "A" / "test" / "0.npy"
+    shutil.copy(source, tmp_path / "0.NPY")
+    assert np.array_equal(read_array(tmp_path / "0.NPY"), np.load(source))
 
 
 def test_sixteen_bit_files_in_and_out_and_stacked_inputs(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from config import DEFAULT, PRESETS, Config, config_from_dict, resumed
+from config import DEFAULT, PRESETS, Config, config_from_dict, require_data, resumed
 from engine.cli import UserError
 from train import parse_arguments
 
@@ -120,9 +120,21 @@ def test_values_that_do_not_go_together_are_refused():
         dataclasses.replace(demo, task="colorization")
     with pytest.raises(UserError, match=r"in_channels is 5; .* 1 or 3; .* an input_range"):
         dataclasses.replace(demo, in_channels=5)
-    for text in ("1", "2 1", "0 nan", "1% 2", "a b", "1% 99% 1% 99%"):
+    for text in (
+        "1",
+        "2 1",
+        "0 nan",
+        "1% 2",
+        "a b",
+        "1% 99% 1% 99%",
+        "0% 150%",
+        "-1% 99%",
+        "0 1 0 1",
+    ):
         with pytest.raises(UserError, match="it must be LOW HIGH, a pair for each channel, or"):
             dataclasses.replace(demo, in_channels=5, input_range=text)
+    for text in ("0 1", "0 1 0 1", "0.5% 1e2%"):
+        assert dataclasses.replace(demo, out_channels=2, target_range=text).target_range == text
     with pytest.raises(UserError, match="task is 'style'; it cannot be combined with"):
         dataclasses.replace(demo, task="style", target_range="0 1")
     with pytest.raises(UserError, match=r"gan_weight is 0.* no loss"):
@@ -141,11 +153,22 @@ def test_importing_config_has_no_side_effects(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_folder_of_a_run_is_named_after_its_data_or_its_task():
+def test_the_folder_of_a_run_is_named_after_its_data_or_its_task(tmp_path, monkeypatch):
     assert Config().folder == Path("runs/facades")
     assert PRESETS["day2night"].folder == Path("runs/day2night")
     assert PRESETS["colorization"].folder == Path("runs/colorization")
     assert Config(output="elsewhere/x").folder == Path("elsewhere/x")
+    monkeypatch.chdir(tmp_path)
+    assert Config(data_root=".").folder == Path("runs", tmp_path.name)
+    assert Config(data_root="set/").folder == Path("runs/set")
+
+
+def test_a_missing_dataset_is_named_with_the_nearest_folder(tmp_path):
+    (tmp_path / "my_photos").mkdir()
+    with pytest.raises(UserError, match=r"my_photo does not exist; .* did you mean '.*/my_photos'"):
+        require_data(Config(data_root=str(tmp_path / "my_photo")))
+    with pytest.raises(UserError, match=r"does not exist; it must be a folder of images$"):
+        require_data(Config(data_root=str(tmp_path / "no" / "photos")))
 
 
 def test_unknown_presets_get_a_hint():

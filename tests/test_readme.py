@@ -54,7 +54,6 @@ REPLACED = {
     r"--init pretrained/edges2shoes .*": "--init runs/facades",  # of the size of this config.py
     # ImageGAN needs as much, and a reader of the same size.
     r"(table3 .*?)( --scorer \S+)?( --seeds 0)?$": r"\1\3 --load_size 96 --crop_size 96 --depth 5",
-    r"(recipes .*)": r"\1 --load_size 64 --crop_size 64 --depth 6 --epochs 2",  # and the port's
 }
 
 SMALLER = {

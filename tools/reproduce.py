@@ -5,9 +5,8 @@
     python -m tools.reproduce table3 facades --seeds 0 1 2       another preset, mean ± std
     python -m tools.reproduce table2 --epochs 2 --limit 20       a quick look
 
-table1   losses                  table6    losses, photo -> labels
-table2   generators              recipes   the paper's and the PyTorch port's
-table3   receptive fields
+table1   losses                  table3   receptive fields
+table2   generators              table6   losses, photo -> labels
 
 Writes the table, beside the paper's numbers, its JSON file and a grid of images. The same command
 resumes where it was stopped and skips what is finished; with more --epochs, it trains on. Scores of
@@ -30,60 +29,57 @@ ENCODER_DECODER = {"generator": "encoder_decoder"}
 TO_LABELS = {"direction": "AtoB"}
 
 
-def tables(epochs: int = 0) -> dict[str, tuple[str, list[tuple]]]:
-    """For each table the title of its rows, and the rows: name, what it changes, and the paper's
-    per-pixel, per-class and IoU for cityscapes at 256 px, by an FCN-8s except in table 6."""
-    losses = [
+# What the rows of each table differ in.
+TITLES = {"table1": "loss", "table2": "generator", "table3": "receptive field", "table6": "loss"}
+
+# The rows: name, what it changes, and the paper's per-pixel, per-class and IoU for cityscapes at
+# 256 px, by an FCN-8s except in table 6.
+ROWS: dict[str, list[tuple]] = {
+    "table1": [
         ("L1", L1, (0.42, 0.15, 0.11)),
         ("GAN", CGAN | {"conditional": False}, (0.22, 0.05, 0.01)),
         ("cGAN", CGAN, (0.57, 0.22, 0.16)),
         ("L1+GAN", {"conditional": False}, (0.64, 0.20, 0.15)),
         ("L1+cGAN", {}, (0.66, 0.23, 0.17)),
-    ]
-    generators = [
+    ],
+    "table2": [
         ("Encoder-decoder (L1)", L1 | ENCODER_DECODER, (0.35, 0.12, 0.08)),
         ("Encoder-decoder (L1+cGAN)", ENCODER_DECODER, (0.29, 0.09, 0.05)),
         ("U-Net (L1)", L1, (0.48, 0.18, 0.13)),
         ("U-Net (L1+cGAN)", {}, (0.55, 0.20, 0.14)),
-    ]
-    receptive_fields = [
+    ],
+    "table3": [
         ("1x1", {"receptive_field": 1}, (0.39, 0.15, 0.10)),
         ("16x16", {"receptive_field": 16}, (0.65, 0.21, 0.17)),
         ("70x70", {}, (0.66, 0.23, 0.17)),
         ("286x286", {"receptive_field": 286}, (0.42, 0.16, 0.11)),
-    ]
-    losses_to_labels = [
+    ],
+    "table6": [
         ("L1", L1 | TO_LABELS, (0.86, 0.42, 0.35)),
         ("cGAN", CGAN | TO_LABELS, (0.74, 0.28, 0.22)),
         ("L1+cGAN", TO_LABELS, (0.83, 0.36, 0.29)),
-    ]
-    port = {"decay_epochs": epochs // 2, "dropout_layers": "port"}
-    return {
-        "table1": ("loss", losses),
-        "table2": ("generator", generators),
-        "table3": ("receptive field", receptive_fields),
-        "table6": ("loss", losses_to_labels),
-        "recipes": ("recipe", [("the paper's", {}, None), ("the PyTorch port's", port, None)]),
-    }
+    ],
+}
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    """Returns table, title, rows, seeds, scorer, and `base`: what all runs have in common."""
+    """Returns table, rows, seeds, scorer, and `base`: what all runs have in common."""
     parser = cli.Parser(__doc__, "python -m tools.reproduce TABLE [PRESET] [--field value ...]")
     add = parser.add_argument
-    add("table", choices=tables(), help=", ".join(tables()), metavar="TABLE")
+    add("table", choices=ROWS, help=", ".join(ROWS), metavar="TABLE")
     add("--seeds", type=int, nargs="+", default=[0], help="default: 0", metavar="N")
     add("--scorer", metavar="RUN", help="label reader of generated photos (default: trains one)")
     options, preset, fields = cli.parse_preset(parser, PRESETS, DEFAULT, argv)
     if options.table == "table2" and options.preset == "cityscapes":
         fields = {"batch_size": 10, **fields}  # as in the paper's comparison
     base = replace(preset, **fields)
-    options.title, options.rows = tables(base.epochs)[options.table]
+    options.rows = ROWS[options.table]
     compared = {"seed"}.union(*(changes for _, changes, _ in options.rows))
     for name in compared & fields.keys():
         raise UserError(f"--{name} is set by the rows of {options.table} or by --seeds")
     words = ("runs/reproduce", base.folder.name, f"{base.crop_size}px", f"batch_{base.batch_size}")
     options.base = replace(base, output=base.output or "_".join(words))
+    options.seeds = list(dict.fromkeys(options.seeds))
     return options
 
 
@@ -95,6 +91,7 @@ import gc
 import json
 
 import train
+from dataset import with_measured_ranges
 from engine.curves import evenly
 from engine.devices import choose_device, command_line
 from engine.fast import choose_precision
@@ -111,7 +108,8 @@ def config_of(base: Config, changes: dict, seed: int) -> Config:
     """The configuration of a run. Its folder is named after what it changes in `base`."""
     words = [f"{name}_{value}" for name, value in changes.items() if value != getattr(base, name)]
     output = Path(base.output, "_".join(words) or "base", f"seed_{seed}")
-    return replace(base, **changes, seed=seed, output=str(output))
+    config = replace(base, **changes, seed=seed, output=str(output))
+    return with_measured_ranges(config)
 
 
 def run_once(config: Config, scorer: str | None = None) -> dict:
@@ -184,7 +182,7 @@ def main(argv=None) -> int:
 
     content = {
         "table": options.table,
-        "title": options.title,
+        "title": TITLES[options.table],
         "config": asdict(base),
         "seeds": options.seeds,
         "command": command_line(),

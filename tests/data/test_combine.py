@@ -146,6 +146,7 @@ def test_what_cannot_be_combined_is_an_error_in_one_line(tmp_path):
         ((a, b, out), {"val": -0.1}, "--val -0.1"),
         ((a, b, out), {"test": float("nan")}, "--test nan"),
         ((a, b, out), {"val": 0.5, "test": 0.5}, "below 1 in total"),
+        ((a, b, out), {"val": 0.5, "test": 0.4}, "leave none of the 4 pairs for train"),
     ]
     before = files_of(tmp_path)
     for folders, shares, line in cases:
@@ -153,6 +154,14 @@ def test_what_cannot_be_combined_is_an_error_in_one_line(tmp_path):
             combine(*folders, **shares)
         assert line in str(error.value) and "\n" not in str(error.value)
         assert files_of(tmp_path) == before
+
+
+def test_a_pair_too_large_to_be_read_is_not_written(tmp_path, monkeypatch):
+    a, b, out = make_folders(tmp_path, range(4))
+    monkeypatch.setattr("data.combine.MAX_PIXELS", 2 * 40 * 32 - 1)
+    with pytest.raises(UserError, match="together over 0 megapixels, too many to be read; use fo"):
+        combine(a, b, out)
+    assert not out.exists()
 
 
 def test_mistakes_on_the_command_line(tmp_path, monkeypatch):

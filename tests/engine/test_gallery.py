@@ -247,6 +247,27 @@ def test_the_page_alone_shows_its_thumbnails(folder, browser, tmp_path):
     page.close()
 
 
+def test_only_the_first_items_have_thumbnails(tmp_path):
+    gallery = Gallery("many", "python evaluate.py many", Config())
+    for number in range(1003):
+        gallery.add(str(number), [Image.new("RGB", (8, 8), "teal")] * 3, {"l1": 0.5})
+    gallery.write(tmp_path / "gallery.html", {"l1": 0.5})
+    counts = [len(item["thumbnails"]) for item in data_of(tmp_path / "gallery.html")["images"]]
+    assert counts == [3] * 1000 + [0] * 3
+
+
+@pytest.mark.slow
+def test_items_without_thumbnails_show_their_files(folder, opened, monkeypatch):
+    monkeypatch.setattr("engine.gallery.EMBEDDED", 0)
+    gallery = Gallery("files", "python evaluate.py files", Config())
+    for name in names(opened(folder / "gallery.html")):
+        gallery.add(name, [Image.new("RGB", (8, 8), "teal")] * 3, {"l1": 0.5})
+    gallery.write(folder / "files.html", {"l1": 0.5})
+    opened(folder / "files.html").wait_for_function(
+        "document.querySelector('main .card:first-child img')?.naturalWidth == 32"
+    )
+
+
 @pytest.mark.slow
 def test_of_a_thousand_images_only_those_near_the_window_are_loaded(opened, tmp_path):
     gallery = Gallery("many", "python evaluate.py many", Config())

@@ -120,7 +120,7 @@ DAMAGES = {
     "config.json holds no JSON object": lambda f: (f / "config.json").write_text("[]"),
     "config.json does not describe a generator": lambda f: (f / "config.json").write_text("{}"),
     "config.json has format 3, newer than 2": lambda f: rewrite(f, format=3),
-    "does not describe a generator exported": lambda f: rewrite(f, format="2"),
+    "does not describe a generator of this project": lambda f: rewrite(f, format="2"),
     "fields unknown to this version: ['new']": lambda f: rewrite(f, config={"new": 1}),
     "depth is 'deep'": lambda f: rewrite(f, config={"depth": "deep"}),
     "its generator does not fit its configuration": lambda f: rewrite(f, config={"depth": 5}),
