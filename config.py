@@ -26,23 +26,23 @@ class Config:
     data_root: str = "data/facades"  # folder with train/, val/, test/ (or A/train/, B/train/ ...)
     direction: str = "BtoA"  # AtoB: A (left half, folder A) is the input; BtoA: B (right half) is
     palette: str = "auto"  # of B's labels: auto, none, facades, cityscapes, demo or a palette.json
-    in_channels: int = 3  # channels of the input: 3 color, 1 gray; any number with a range
+    in_channels: int = 3  # channels of the input: 3 color, 1 gray; any number with an input_range
     out_channels: int = 3  # channels of the target: 3 color, 1 gray, 2 for colorization
-    input_range: str = ""  # of .npy, 16-bit or float inputs: LOW HIGH, or percentiles like 1% 99%
-    target_range: str = ""  # likewise of targets; default: 8-bit images
-    resize: str = "stretch"  # to squares; fit: by the shorter side, keeping the shape; none: not
+    input_range: str = ""  # LOW HIGH, or percentiles such as 1% 99%, of the inputs; empty: 8-bit
+    target_range: str = ""  # the same for the targets; empty: 8-bit
+    resize: str = "stretch"  # stretch to squares; fit: shorter side to load_size; none: as they are
     load_size: int = 286  # side to which training pairs are resized
     crop_size: int = 256  # side of the random training crop
     mirror: bool = True  # flip training pairs left to right, half of the time
     bad_files: str = "stop"  # on an unusable file: stop, or skip it and list it at the end
     limit: int = 0  # use only the first N images of each split; 0: all
-    cache_gb: float = 4.0  # resized pairs stay in memory, of each process, if they fit into it
+    cache_gb: float = 4.0  # GB per process to keep resized pairs in memory, if all fit; 0: none
     num_workers: int = -1  # processes that load data; -1: none if cached, else one per core
 
     # Tasks that make their own pairs from photos
     task: str = "pairs"  # pairs, colorization, inpainting, super_resolution, edges or style
-    part: str = "whole"  # of each image: whole, or A or B, its left or right half
-    mask: str = "centre"  # what inpainting hides: centre, random, or a folder of masks (white)
+    part: str = "whole"  # part of each image to use: whole, A (left half) or B (right half)
+    mask: str = "centre"  # hole of inpainting: centre, random, or a folder of masks, white inside
     factor: int = 4  # scale of super_resolution: 2, 4 or 8
 
     # Networks
@@ -68,7 +68,7 @@ class Config:
     batch_size: int = 1  # pairs per step, on each GPU
     epochs: int = 200  # passes over the training pairs
     decay_epochs: int = 0  # epochs at the end over which the learning rate decays linearly to 0
-    ema_decay: float = 0.0  # of an EMA of the generator's weights, used for inference; 0: none
+    ema_decay: float = 0.0  # decay of an EMA of the generator's weights, for inference; 0: no EMA
     seed: int = 0  # seeds weights, order, crops and noise
 
     # The run
@@ -80,7 +80,7 @@ class Config:
     validate_epochs: int = 10  # epochs between validations, each with a sample grid
     sample_images: int = 6  # validation images in the sample grid
     save_epochs: int = 50  # epochs between checkpoints
-    save_minutes: float = 10.0  # and at least every so many minutes
+    save_minutes: float = 10.0  # also save a checkpoint after this many minutes
     best_by: str = "none"  # also keep best.pt, by validation score: none, l1, psnr or ssim
     patience: int = 0  # stop after so many validations without a better one; 0: never
     keep_epochs: int = 0  # also keep a checkpoint every so many epochs (up to 700 MB); 0: none
@@ -115,7 +115,7 @@ CHOICES = {
     "best_by": ("none", "l1", "psnr", "ssim"),
 }
 
-# Rule: its least value, its greatest value, and the fields that obey it.
+# The text of a rule: (minimum, maximum), and the fields it applies to.
 LARGEST = sys.float_info.max
 RANGES = {
     "1 or more": (
@@ -190,7 +190,7 @@ RULES = [
     ),
     ("crop_size", lambda c: c.crop_size >= 16, "must be 16 or more, for SSIM"),
     (
-        "crop_size",  # or an image has no patch to judge
+        "crop_size",  # otherwise D's output would be empty
         lambda c: 3 * c.crop_size >= c.receptive_field + 2,
         lambda c: f"is too small for a receptive_field of {c.receptive_field}",
     ),
@@ -283,7 +283,7 @@ def require_data(config: Config) -> None:
 # ---- Saved configurations ---------------------------------------------------------------------
 
 # What may change when a run resumes. Everything else affects the result and is fixed for a run.
-# (With decay_epochs, so do epochs; that is up to you.)
+# (With decay_epochs, changing epochs also changes the result; it is allowed.)
 # fmt: off
 CHANGEABLE = {
     "data_root", "palette", "bad_files", "cache_gb", "num_workers", "epochs", "decay_epochs",

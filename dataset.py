@@ -64,7 +64,7 @@ from engine.pairs import (
     size_of,
 )
 from metrics.palettes import find_palette
-from tasks import Task, task_of
+from tasks import task_of
 
 
 class NothingUsableError(UserError):
@@ -83,10 +83,10 @@ class PairedDataset(Dataset):
 
     `dataset[index]` is {"input": (C, H, W), "target": (C, H, W), "name": str}, floats in [-1, 1];
     `dataset[epoch, index]` has the crop and flip of that epoch. Training pairs are resized to
-    `load_size`, cropped to `crop_size` and mirrored, x and y alike (Section 6.2). Others, and with
-    `augment=False` all, are resized to `crop_size`; or, if `config.resize` keeps their shape, as in
-    training. Target label maps of a known palette are resized to the nearest pixel: blended colors
-    would be those of other classes.
+    `load_size`, cropped to `crop_size` and mirrored, x and y alike (Section 6.2). Without
+    augmentation (val, test, `augment=False`) they are resized to `crop_size`, or as in training if
+    `config.resize` keeps their shape. Target label maps of a known palette are resized to the
+    nearest pixel, as blended colors would be those of other classes.
 
     A bad file ends the run, or is left out if `bad_files` is "skip"; `skipped` then holds the
     reasons. All files are read up front if they fit into `cache_gb` or if bad ones are skipped.
@@ -145,18 +145,18 @@ class PairedDataset(Dataset):
         return {k: to_tensor(v) if isinstance(v, np.ndarray) else v for k, v in pair}
 
     def __getitems__(self, items: list) -> list[dict[str, np.ndarray | Tensor | str]]:
-        """What a DataLoader makes a batch of: it stays uint8 until it is on the device."""
+        """The items of a batch, for DataLoader. 8-bit pixels stay uint8 until `to_device`."""
         return [self.pixels(item) for item in items]
 
     def pixels(self, item: int | tuple[int, int]) -> dict[str, np.ndarray | Tensor | str]:
-        """An item as in `read`, cropped and flipped; of a task that makes its pairs, tensors."""
+        """An item cropped and flipped: pixels as in `read`, or tensors if the task makes pairs."""
         epoch, index = item if isinstance(item, tuple) else (0, item)
         x, y = self.cache[index] if self.cached else self.read(index)
         # Seeded by these alone: neither the number of workers nor a resume changes a crop.
         key = np.random.SeedSequence([self.config.seed, epoch, index]).generate_state(1)[0]
         if self.augmented:
             numbers = random.Random(int(key))
-            numbers.random()  # as Compose, whose copies would take half of the time, draws one
+            numbers.random()  # same draws as Compose, which is avoided: its copies double the time
             for transform in (self.crop, self.flip):
                 transform.set_random_state(None, numbers)
             place = self.crop.get_params_dependent_on_data({"shape": x.shape}, {})
@@ -164,7 +164,7 @@ class PairedDataset(Dataset):
             if self.flip.should_apply():
                 x, y = self.flip.apply(x), self.flip.apply(y)
         pair = {"input": x, "target": y}
-        if type(self.task).pair is not Task.pair:
+        if self.task.from_photos:
             pair = self.task.pair(to_tensor(x), to_tensor(y), np.random.default_rng(key))
         return {**pair, "name": self.pairs[index].name}
 
@@ -177,7 +177,7 @@ class PairedDataset(Dataset):
         return list(read_pair(self.pairs[index], (bool(a), bool(b))))[::order]
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """x and y before crop and flip, (H, W, C): uint8, or of arrays float32 in [-1, 1]."""
+        """x and y before crop and flip, (H, W, C): uint8, or float32 in [-1, 1] if arrays."""
         images, config = self.open(index), self.config
         if self.task.from_photos:
             x = self.fit(images[0], self.task.photo_channels)
@@ -199,11 +199,11 @@ class PairedDataset(Dataset):
             raise UserError(f"{self.pairs[index].a[0]} is {size}; --resize fit enlarges it")
         return x, y
 
-    def fit(self, image: Picture, channels: int, limits: str = "", nearest: bool = False):
-        """The image with as many channels, resized as config.resize says, as an array."""
+    def fit(self, image: Picture, channels: int, value_range: str = "", nearest: bool = False):
+        """The image as an array with `channels` channels, resized as config.resize says."""
         size = self.new_size(*size_of(image))
         if isinstance(image, np.ndarray):
-            tensor = to_tensor(to_unit(image, limits))
+            tensor = to_tensor(to_unit(image, value_range))
             return resize(tensor, size[::-1]).permute(1, 2, 0).numpy()
         image = image.convert("L" if channels == 1 else "RGB")
         how = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
@@ -265,7 +265,7 @@ def with_measured_ranges(config: Config) -> Config:
 
 def load_pairs(data: PairedDataset, order: TrainingOrder | None = None):
     """Batches {"input": (B, C, H, W), "target": (B, C, H, W), "name": [B]} in `order`, for
-    `to_device`; without one, every item once. Cached pairs need no loading processes."""
+    `to_device`; without one, each item alone, as data[i]. Cached pairs need no processes."""
     workers = data.config.num_workers
     workers = 0 if data.cached and workers < 0 else workers
     pin = order is not None and choose_device(data.config.device).type == "cuda"

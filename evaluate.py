@@ -4,7 +4,7 @@
     python evaluate.py runs/facades --split val
     python evaluate.py runs/facades --input photo.jpg --output out.png
     python evaluate.py runs/facades --input folder --output out_folder
-    python evaluate.py runs/facades --scorer runs/labels      and segmentation scores of its photos
+    python evaluate.py runs/facades --scorer runs/labels      also scores labels read from outputs
     python evaluate.py hf://owner/name --input photo.jpg      an exported generator on the Hub
 
 The checkpoint describes its network and data; no training option has to be repeated.
@@ -24,18 +24,18 @@ def parse_arguments(argv=None) -> Namespace:
     add("--checkpoint", metavar="NAME", help="best, previous, epoch_0050 ... (default: latest)")
     add("--split", default="test", help="train, val or test (default: test)")
     add("--input", metavar="PATH", help="translate this image or folder instead")
-    add("--output", metavar="PATH", help="of results (default: the run; of exports, runs/shared)")
-    add("--mask", metavar="PATH", help="inpainting: white where --input is filled")
+    add("--output", metavar="PATH", help="where to write (default: the run; exports: runs/shared)")
+    add("--mask", metavar="PATH", help="inpainting: a mask of --input, white in the hole")
     add("--tile", type=int, default=0, metavar="PX", help="translate a large --input in tiles")
     add("--draw", action="store_true", help="edges: --input is a photo whose edges are drawn first")
-    add("--scorer", metavar="RUN", help="a run photo -> labels, to read labels from the outputs")
+    add("--scorer", metavar="RUN", help="a photo -> labels run that reads the outputs, to score")
     add("--inception", metavar="FILE", help="weights of Inception, for FID and KID")
     add("--data_root", metavar="PATH", help="the dataset, if it has moved")
     add("--bad_files", help="stop at a bad file, or skip it (default: as the run)")
-    add("--palette", help="of the label maps (default: as the run)")
-    add("--seed", type=int, default=0, help="of the noise (default: 0)")
-    add("--no_dropout", action="store_true", help="without the noise")
-    add("--no_ema", action="store_true", help="the weights themselves, not their EMA")
+    add("--palette", help="palette of the label maps (default: as the run)")
+    add("--seed", type=int, default=0, help="seed of the noise (default: 0)")
+    add("--no_dropout", action="store_true", help="turn off the noise")
+    add("--no_ema", action="store_true", help="use the weights themselves, not their EMA")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     options = parser.parse_args(argv)
     if not 0 <= options.seed < 2**63:

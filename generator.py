@@ -29,8 +29,8 @@ class UNetGenerator(nn.Module):
         dropout_layers: "paper", after decoder layers 1 to 3 (2, 4 and 8 px), or "port", as in the
             PyTorch port, after layers 2 to depth - 4 (at depth 8: 4, 8 and 16 px).
 
-    Shapes: (B, in_channels, H, W) -> (B, out_channels, H, W), H and W multiples of 2**depth, both
-    in [-1, 1]. Raises ValueError on other sizes, and on a depth under 2, or 6 for "port".
+    Shapes: (B, in_channels, H, W) -> (B, out_channels, H, W), values in [-1, 1], H and W multiples
+    of 2**depth. Raises ValueError on other sizes, and on a depth below 2, or below 6 for "port".
     """
 
     joins_skips = True

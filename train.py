@@ -106,8 +106,8 @@ def build_model(config: Config, device: torch.device) -> Model:
 
 
 def prepare(model: Model, config: Config) -> Model:
-    """The model with the precision and speed that the configuration asks for (engine/fast.py). Its
-    networks are changed in place."""
+    """Applies the configuration's precision and optimizations (engine/fast.py): networks change in
+    place, optimizers may be replaced."""
     if config.fast:
         networks = [network for network in model[:2] if network]
         size = (config.batch_size, config.in_channels, config.crop_size, config.crop_size)
@@ -150,7 +150,7 @@ def train_step(model: Model, x: Tensor, y: Tensor, config: Config) -> dict[str, 
     gan_loss = GAN_LOSSES[config.gan_loss]
     condition = (x,) if config.conditional else ()  # a GAN's D sees y alone (Section 4.2)
     losses = {}
-    optimizer_g.zero_grad()  # frees its gradients during D's step
+    optimizer_g.zero_grad()  # G's gradients take no memory during D's step
     fake = generator(x)  # (B, C', H, W)
 
     # ---- D: maximize log D(x, y) + log(1 - D(x, G(x, z))), halved to slow D down
@@ -277,7 +277,7 @@ def settle(config: Config, processes: Processes) -> Config:
 
 
 def build_run(config: Config, data: PairedDataset, model: Model, processes: Processes) -> Run:
-    """What logs, validates and saves, and when."""
+    """The run, which logs and saves, and knows when to validate and when to save."""
     sizes = (len(data), config.batch_size, config.epochs, config.seed)
     return Run(
         folder=config.folder,
@@ -301,7 +301,7 @@ def main(argv=None) -> int:
     with alone_in(folder):
         if options.resume:
             checkpoint = utils.load_checkpoint(options.resume)
-            utils.with_weights(utils.build_generator, checkpoint, "generator", folder)  # fits
+            utils.with_weights(utils.build_generator, checkpoint, "generator", folder)  # or raises
             config = resumed(config_from_dict(checkpoint["config"]), options.fields)
             return train(replace(config, output=str(folder)), checkpoint)
         if utils.checkpoint_files(folder):

@@ -58,12 +58,12 @@ def build_discriminator(config: Config) -> PatchDiscriminator:
 
 
 def load_generator(path: str | Path, device: str = "cpu", ema: bool = True) -> UNetGenerator:
-    """The trained generator of a run folder or a checkpoint file, ready for `translate`. Also of a
-    folder written by tools.export, of such a folder on the Hugging Face Hub, "hf://owner/name" or
-    "hf://owner/name@revision", and of the PyTorch port, latest_net_G.pth. `device` as in config.py.
-    If the run keeps an EMA of the weights, it is taken, or with `ema=False` the weights themselves.
-    The result's `.config` is the configuration it was trained with. Raises UserError."""
-    checkpoint = load_weights(path)
+    """Loads a trained generator, ready for `translate`, from a run folder, a checkpoint file, a
+    folder written by tools.export, the Hugging Face Hub ("hf://owner/name", with "@revision" if
+    needed) or the PyTorch port (latest_net_G.pth). `device` is as in config.py. Uses the EMA of the
+    weights if the run keeps one, unless `ema=False`. The result's `.config` is the configuration it
+    was trained with. Raises UserError."""
+    checkpoint = load_any_checkpoint(path)
     name = "average" if ema and "average" in checkpoint else "generator"
     return with_weights(build_generator, checkpoint, name, path).to(choose_device(device))
 
@@ -78,7 +78,7 @@ def load_discriminator(path: str | Path, device: str = "cpu") -> PatchDiscrimina
     return network.to(choose_device(device))
 
 
-def load_weights(path: str | Path) -> dict:
+def load_any_checkpoint(path: str | Path) -> dict:
     """The checkpoint of anything that `load_generator` accepts; at least its generator and its
     configuration. Raises UserError."""
     if hub.is_export(path):
@@ -94,7 +94,7 @@ def load_weights(path: str | Path) -> dict:
 def start_from(path: str, config: Config, generator: nn.Module, discriminator: nn.Module | None):
     """Gives new networks the weights of a trained generator, anything `load_generator` accepts, and
     of its discriminator if it has one that fits. Raises UserError if the generator does not."""
-    checkpoint = load_weights(path)
+    checkpoint = load_any_checkpoint(path)
     before = with_weights(build_generator, checkpoint, "generator", path).config
     names = ("in_channels", "out_channels", "base_channels", "depth", "norm", "upsampling")
     for name in ("generator", *names):
@@ -102,8 +102,8 @@ def start_from(path: str, config: Config, generator: nn.Module, discriminator: n
             raise UserError(f"init {path} has {name} {there}, not {here}; give --{name} {there}")
     generator.load_state_dict(checkpoint["generator"])
     taken = "the generator"
-    with contextlib.suppress(AttributeError, KeyError, RuntimeError):  # there is none that fits
-        deepcopy(discriminator).load_state_dict(checkpoint["discriminator"])  # else half is copied
+    with contextlib.suppress(AttributeError, KeyError, RuntimeError):  # none, or it does not fit
+        deepcopy(discriminator).load_state_dict(checkpoint["discriminator"])  # may fail halfway
         discriminator.load_state_dict(checkpoint["discriminator"])
         taken = "the generator and the discriminator"
     print(f"starting from {taken} of {path}")

@@ -2,7 +2,7 @@
 
 An array is (H, W, C), float32, in the units of its file. A range maps it to [-1, 1]: "LOW HIGH",
 for all channels, or a pair for each; values outside are clipped. With percent signs, such as
-"1% 99%", the two are percentiles, measured over the training set, channel by channel.
+"1% 99%", they are percentiles, measured for each channel on up to 100 training pairs.
 """
 
 import io
@@ -22,9 +22,9 @@ ARRAY_ENDINGS = (".npy", ".tif", ".png")
 ONE_HEADER = threading.Lock()
 
 
-def limits(text: str) -> tuple[np.ndarray, np.ndarray]:
+def ends_of(value_range: str) -> tuple[np.ndarray, np.ndarray]:
     """The low and the high ends of a range, float32: (1,), or (C,)."""
-    numbers = np.array(text.split(), np.float32)
+    numbers = np.array(value_range.split(), np.float32)
     return numbers[::2], numbers[1::2]
 
 
@@ -68,30 +68,31 @@ def write_array(array: np.ndarray, path: Path) -> None:
         file.write(content.tobytes())
 
 
-def to_unit(array: np.ndarray, text: str) -> np.ndarray:
+def to_unit(array: np.ndarray, value_range: str) -> np.ndarray:
     """Maps the values of a range to [-1, 1]; clips others."""
-    low, high = limits(text)
+    low, high = ends_of(value_range)
     return ((array - low) / (high - low) * 2 - 1).clip(-1, 1)
 
 
-def from_unit(array: np.ndarray, text: str) -> np.ndarray:
+def from_unit(array: np.ndarray, value_range: str) -> np.ndarray:
     """The inverse of `to_unit`."""
-    low, high = limits(text)
+    low, high = ends_of(value_range)
     return (array + 1) / 2 * (high - low) + low
 
 
-def measured(text: str, arrays, channels: int) -> str:
+def measured(value_range: str, arrays, channels: int) -> str:
     """A range whose percentiles are those of the arrays that have so many channels; other ranges
     as they are. Raises UserError."""
-    if "%" not in text:
-        return text
+    if "%" not in value_range:
+        return value_range
     pixels = [array.reshape(-1, channels) for array in arrays if array.shape[2] == channels]
     if not pixels:
-        raise UserError(f"no readable training file has {channels} channels to measure {text} on")
+        raise UserError(f"no training file has {channels} channels to measure {value_range} on")
     values = np.concatenate([some[:: len(some) // 10**5 + 1] for some in pixels])
-    ends = np.percentile(values, [float(word.rstrip("%")) for word in text.split()], axis=0).T
+    percents = [float(word.rstrip("%")) for word in value_range.split()]
+    ends = np.percentile(values, percents, axis=0).T
     for channel, (low, high) in enumerate(ends, 1):
         if low == high:
             found = f"both {low:.7g} in channel {channel}"
-            raise UserError(f"the percentiles {text} are {found}; give LOW HIGH as numbers")
+            raise UserError(f"the percentiles {value_range} are {found}; give LOW HIGH as numbers")
     return " ".join(f"{value:.7g}" for value in ends.flatten())

@@ -178,9 +178,9 @@ def free_folder(folder: Path) -> Path:
 
 
 def check_fields(values, choices: dict, ranges: dict, rules: list) -> None:
-    """Raises UserError, naming a field and the rule, unless a dataclass instance obeys all rules:
-    annotated types; fields and their choices; texts with the least and the greatest value of some
-    fields; and fields with a predicate of the instance and a text, or a function that makes it."""
+    """Raises UserError, naming the field and the rule, if a dataclass instance breaks its annotated
+    types or: `choices`, {field: values}; `ranges`, {text: ((least, greatest), "field field ...")};
+    `rules`, [(field, predicate of the instance, text or a function of the instance)]."""
 
     def check(name: str, holds, rule) -> None:
         if not holds:

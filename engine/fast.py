@@ -127,7 +127,7 @@ def matching_gradient(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -
 
 
 def in_channels_last(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-    """A forward hook for instance norm, which drops this layout: one copy instead of one a user."""
+    """A forward hook: instance norm loses channels-last; one copy here saves one in each reader."""
     return output.contiguous(memory_format=torch.channels_last)
 
 
@@ -176,7 +176,7 @@ PRODUCTS = {nn.Conv2d: multiply_down, nn.ConvTranspose2d: multiply_up}
 class GraphedStep:
     """A training step recorded as a CUDA graph and replayed: one launch instead of thousands. The
     first steps run unrecorded, while cuDNN chooses algorithms and Adam creates its state. Batches
-    must have one shape. Returns the losses in a tensor that the next step overwrites."""
+    must have one shape. Returns the step's losses; the next replay overwrites these tensors."""
 
     warm_up = 3
 
@@ -186,7 +186,7 @@ class GraphedStep:
         self.graph = None
         self.side = torch.cuda.Stream()
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         self.taken += 1
         if self.taken <= self.warm_up:
             return self.beside(x, y)
@@ -201,7 +201,7 @@ class GraphedStep:
         self.graph.replay()
         return self.losses
 
-    def beside(self, x: Tensor, y: Tensor) -> Tensor:
+    def beside(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Runs the step on a side stream, as required before a recording."""
         main = torch.cuda.current_stream()
         self.side.wait_stream(main)

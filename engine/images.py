@@ -106,10 +106,10 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
 def plan_outputs(
     source: Path, output: Path, others: Sequence[Path] = (), endings: Sequence[str] = (".png",)
 ) -> dict[Path, Path]:
-    """Where the translation of each image of `source` goes: a file of its name in the same folders
-    with the first of the `endings`; of one image, a file with any of them. Images in an `output`
-    within the source, earlier results, are left out. Raises UserError if there are none, or if one
-    of them or the `others` would be overwritten."""
+    """Maps each image of `source` to its output file: the same name and subfolders below `output`,
+    with the first of `endings`. For a single image, `output` may also be a file with any of them.
+    An `output` inside `source` is not searched for inputs. Raises UserError if there is no image,
+    or if an image or one of `others` would be overwritten."""
     if not source.exists():
         raise UserError(f"image or folder {source} does not exist")
     if not source.is_dir():

@@ -58,7 +58,7 @@ class TrainingOrder(Sampler):
 
     def resume(self, start: int, shift: int, processes: int) -> None:
         """Continues at step `start` of a run saved with these values. With another number of
-        processes: in the same epoch after as many of its items; a partial step is seen again."""
+        processes, skips the items that this epoch has seen; a partial step is repeated."""
         epoch, step = divmod(start - shift, self.items // (self.batch_size * processes))
         self.start, self.shift = start, shift
         if processes != self.processes:
@@ -114,7 +114,7 @@ def load_batches(
 
 
 def in_advance(batches, count: int = 2):
-    """Yields what an iterator does, which a thread takes from it while the last one is used."""
+    """Yields the items of an iterator; a thread reads `count` of them ahead."""
     pool = ThreadPoolExecutor(1)
     try:
         taken = deque(pool.submit(next, batches, None) for _ in range(count))
@@ -145,7 +145,7 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
     images = images.to(device, non_blocking=device.type == "cuda")
     floats = images.to(torch.float32, memory_format=torch.contiguous_format)
     if images.dtype == torch.uint8:
-        # A number would become a product with its reciprocal on a GPU, which rounds otherwise.
+        # A GPU would multiply by a number's reciprocal, which rounds differently.
         floats.div_(torch.full((), 127.5, device=device)).sub_(1)
     return floats
 
@@ -156,8 +156,8 @@ STOP_REQUESTS = {signal.SIGINT, *([signal.SIGTERM] if hasattr(signal, "sigwaitin
 
 @contextlib.contextmanager
 def stop_requests_waiting(forked: bool):
-    """Blocks signals. Processes started meanwhile inherit that: workers, which take seconds until
-    they can ignore them, and the server that forks them, which has to live as long as they."""
+    """Blocks Ctrl-C and SIGTERM. Processes started in the block inherit this: workers, which need
+    seconds until they can ignore signals, and their fork server, which must outlive them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -20,8 +20,8 @@ STAND_INS = {"train": (), "val": ("test", "train"), "test": ("val", "train")}
 
 
 class Pair(NamedTuple):
-    """The files of A and of B, several if their channels are stacked; none of B if that of A holds
-    both, side by side, or is a photo."""
+    """A pair's name and files. `a` and `b` have several files if their channels are stacked; `b` is
+    empty if the file in `a` holds both halves, or is a photo."""
 
     name: str
     a: tuple[Path, ...]
@@ -127,7 +127,7 @@ def read_pair(pair: Pair, arrays: tuple[bool, bool] = (False, False)) -> tuple[P
 def read_side(files: tuple[Path, ...], array: bool) -> Picture:
     """An image, or an array, in which the channels of several files are joined."""
     if not array and len(files) > 1:
-        raise UserError(f"{files[0]} and others are stacked, for which they need an input_range")
+        raise UserError(f"{files[0]} and others are stacked; set input_range or target_range")
     if not array:
         return read_image(files[0])
     arrays = [read_array(file) for file in files]

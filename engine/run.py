@@ -52,7 +52,7 @@ class Run:
         self.signal = 0  # the number of the signal that asked to stop
         self.warned = set()
         self.waited = 0  # validations since the best
-        self.tired = 0  # whether these are too many
+        self.stopped_early = 0  # whether these are too many
 
     def resume(self, checkpoint: dict) -> None:
         """Restores the state that `save` saved. Raises UserError if anything does not fit."""
@@ -75,13 +75,13 @@ class Run:
             raise
         except Exception as error:  # a damaged checkpoint can hold anything
             raise UserError(f"the checkpoint of {self.folder} does not fit: {error}") from error
-        self.tired = int(0 < self.schedule.patience <= self.waited)
+        self.stopped_early = int(0 < self.schedule.patience <= self.waited)
         self.resumed = True
         print(f"resuming after step {step} of {self.order.total_steps}")
 
     def is_over(self) -> bool:
         """Whether nothing is left to train; prints why."""
-        if self.tired:
+        if self.stopped_early:
             reason = "stopped early; --patience N"
         elif self.order.start >= self.order.total_steps:
             reason = f"is trained for {self.schedule.epochs} epochs; --epochs N"
@@ -175,7 +175,7 @@ class Run:
 
     @property
     def stopping(self) -> bool:
-        return bool(self.signal or self.tired)
+        return bool(self.signal or self.stopped_early)
 
     def checkpoint_due(self, step: int) -> bool:
         """Every `save_epochs` and `save_minutes`, at a signal and at the end. All processes must
@@ -190,7 +190,7 @@ class Run:
         if validated and self.schedule.best_by != "none":
             waited = self.validations_since_best() if self.processes.first else 0
             (self.waited,) = self.processes.largest(waited)
-            self.tired = int(0 < self.schedule.patience <= self.waited)
+            self.stopped_early = int(0 < self.schedule.patience <= self.waited)
             if not self.waited:
                 self.due.append(self.latest.with_name("best.pt"))
         if self.every(self.schedule.keep_epochs, step):
@@ -238,14 +238,14 @@ class Run:
     def report(self, step: int) -> int:
         """Prints how the run ended after `step`. Returns the exit code: 0, or 128 + signal."""
         folder = quoted(self.folder)
-        if step < self.order.total_steps and not self.tired:
+        if step < self.order.total_steps and not self.stopped_early:
             print(f"stopped after step {step}; resume: python train.py --resume {folder}")
             return 128 + self.signal
         seconds = self.elapsed()
         took = "" if math.isnan(seconds) else f" in {timedelta(seconds=round(seconds))}"
         epochs, _ = self.order.position(step)
         print(f"trained for {epochs} epoch{'s'[: epochs > 1]}{took}")
-        if self.tired:
+        if self.stopped_early:
             count, name = self.schedule.patience, self.schedule.best_by
             print(f"  stopped early: {count} validations in a row without a better {name}")
         print(f"  progress  {self.folder / 'progress.gif'}  (samples over the epochs)")

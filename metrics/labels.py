@@ -55,7 +55,7 @@ class LabelReader:
     """Segmentation scores of generated photos by a label reader, a stand-in for the paper's FCN-8s.
     The reader is a generator photo -> labels trained on the same data: `read` maps a photo (C, H,
     W) in [-1, 1] to a label map (3, H, W), and `scorer` is its configuration. It reads the real
-    photos as well; their scores are the upper limit. Raises UserError if the reader does not fit
+    photos as well; their scores are a reference. Raises UserError if the reader does not fit
     `run`, the configuration of the generator labels -> photo."""
 
     def __init__(self, read: Callable[[Tensor], Tensor], run: Config, scorer: Config):

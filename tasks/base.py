@@ -23,7 +23,7 @@ class Task:
         self.from_photos = config.task != "pairs"
         self.channels = config.in_channels  # of an image passed to `translate`
         self.photo_channels = 1 if config.out_channels == 1 else 3  # that a photo is read with
-        # Bytes per pixel in the cache: of a photo alone, or of both images.
+        # Channels kept in the cache: those of a photo, or of both images.
         both = config.in_channels + config.out_channels
         self.cached_channels = self.photo_channels if self.from_photos else both
 

@@ -154,7 +154,7 @@ def test_percentiles_are_those_of_the_usable_files(scans, tmp_path, capsys):
 def test_a_channel_without_a_range_is_named(scans, tmp_path):
     data = shutil.copytree(scans, tmp_path / "data")
     fields = {**CHANNELS, "direction": "AtoB", "input_range": "1% 99%", "target_range": "0 1"}
-    with pytest.raises(UserError, match="no readable training file has 4 channels to measure 1% 9"):
+    with pytest.raises(UserError, match="no training file has 4 channels to measure 1% 9"):
         PairedDataset(config_for(data, tmp_path, **{**fields, "in_channels": 4}), "train")
     for file in (data / "A" / "train").iterdir():
         array = np.load(file)

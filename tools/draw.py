@@ -190,7 +190,7 @@ class Handler(BaseHTTPRequestHandler):
         hosts, status, kind = self.server.hosts, 200, "text/plain; charset=utf-8"
         origin = self.headers.get("Origin", f"http://{hosts[0]}")
         try:
-            # A page elsewhere must not reach this server, nor one under a name that leads here.
+            # Refuses other sites, and host names that resolve to this machine (DNS rebinding).
             if self.headers.get("Host") in hosts and origin.removeprefix("http://") in hosts:
                 content, kind = self.content()
             else:

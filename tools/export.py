@@ -113,7 +113,7 @@ tags: [pix2pix]
 The generator of *Image-to-Image Translation with Conditional Adversarial Networks* (Isola et al.,
 CVPR 2017): task {task}, direction {direction} (A is the left half of a pair), {in_channels} input
 and {out_channels} output channels, trained on {crop_size} px crops, stored as {stored}.
-config.json holds the training configuration. In the folder of its code:
+config.json holds the training configuration. From the folder of the Pix2Pix code:
 
     from PIL import Image
     from utils import load_generator, translate
