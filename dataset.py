@@ -36,12 +36,9 @@ if __name__ == "__main__":
 
 import hashlib
 import math
-import os
 import random
 from contextlib import closing, suppress
 from pathlib import Path
-
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # its import would ask the network for updates
 
 import albumentations
 import numpy as np
@@ -150,7 +147,7 @@ class PairedDataset(Dataset):
 
     def pixels(self, item: int | tuple[int, int]) -> dict[str, np.ndarray | Tensor | str]:
         """An item cropped and flipped: pixels as in `read`, or tensors if the task makes pairs."""
-        epoch, index = item if isinstance(item, tuple) else (0, item)
+        epoch, index = item if isinstance(item, tuple) else (0, range(len(self))[item])
         x, y = self.cache[index] if self.cached else self.read(index)
         # Seeded by these alone: neither the number of workers nor a resume changes a crop.
         key = np.random.SeedSequence([self.config.seed, epoch, index]).generate_state(1)[0]

@@ -29,7 +29,6 @@ def parse_arguments(argv=None) -> Namespace:
     add("--tile", type=int, default=0, metavar="PX", help="translate a large --input in tiles")
     add("--draw", action="store_true", help="edges: --input is a photo whose edges are drawn first")
     add("--scorer", metavar="RUN", help="a photo -> labels run that reads the outputs, to score")
-    add("--inception", metavar="FILE", help="weights of Inception, for FID and KID")
     add("--data_root", metavar="PATH", help="the dataset, if it has moved")
     add("--bad_files", help="stop at a bad file, or skip it (default: as the run)")
     add("--palette", help="palette of the label maps (default: as the run)")
@@ -40,9 +39,7 @@ def parse_arguments(argv=None) -> Namespace:
     options = parser.parse_args(argv)
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed is {options.seed}; it must be from 0 to below 2**63")
-    cli.check_mode(
-        options, "input", needed_by=["mask", "draw", "tile"], excludes=["scorer", "inception"]
-    )
+    cli.check_mode(options, "input", needed_by=["mask", "draw", "tile"], excludes=["scorer"])
     return options
 
 
@@ -72,7 +69,6 @@ from engine.gallery import Gallery
 from engine.hub import is_export
 from engine.images import plan_outputs, read_image, save_image, to_image, to_tensor
 from engine.pairs import list_skipped, size_of
-from metrics.distances import check_inception, distances
 from metrics.images import score
 from metrics.labels import LabelReader, read_classes
 from metrics.palettes import find_palette
@@ -124,18 +120,15 @@ def evaluate_split(
     seed: int = 0,
     noise: bool = True,
     scorer: nn.Module | None = None,
-    inception: str | None = None,
 ) -> dict:
     """Translates and scores a split. Writes input/, output/, target/, grid.png, gallery.html,
     scores.csv and scores.json into `folder`. Returns the mean scores. Raises UserError."""
     config = generator.config
     dataset = PairedDataset(config, split, augment=False)
     palette = find_palette(config)
-    makes_labels = config.direction == "AtoB" and config.out_channels == 3
-    scores = SplitScores(palette if makes_labels else None)
+    colors = config.out_channels == 3 and not config.target_range
+    scores = SplitScores(palette if config.direction == "AtoB" and colors else None)
     reader = label_reader(scorer, config) if scorer else None
-    if inception:
-        check_inception(inception)
 
     gallery = Gallery(str(folder), command_line(), config)
     rows, grid = {}, []
@@ -161,9 +154,6 @@ def evaluate_split(
     means = scores.summary() | (reader.summary() if reader else {})
     if config.target_range:
         means["mae"] = statistics.fmean(row["mae"] for row in rows.values())
-    if inception:
-        outputs, targets = ([folder / d / f"{n}.png" for n in rows] for d in ("output", "target"))
-        means |= distances(outputs, targets, inception, next(generator.parameters()).device)
     summary = {"split": dataset.split, "images": len(rows), "seed": seed, "dropout": noise, **means}
     save_image(sample_grid(grid, 3, ["input", "output", "target"]), folder / "grid.png")
     write_scores(rows, summary, folder)
@@ -193,7 +183,6 @@ LINES = (
     "{read_class_accuracy:.3f}   IoU {read_class_iou:.3f}   ({read_classes_present} classes)",
     "labels read from targets: per-pixel {real_pixel_accuracy:.3f}   per-class "
     "{real_class_accuracy:.3f}   IoU {real_class_iou:.3f}",
-    "FID {fid:.1f}   KID {kid:.4f}",
 )
 
 
@@ -290,9 +279,7 @@ def main(argv=None) -> int:
     output = Path(options.output) if options.output else folder / options.split
     scorer = load_generator(options.scorer, options.device) if options.scorer else None
     noise = not options.no_dropout
-    summary = evaluate_split(
-        generator, options.split, output, options.seed, noise, scorer, options.inception
-    )
+    summary = evaluate_split(generator, options.split, output, options.seed, noise, scorer)
     report(summary, generator.config.data_root, output)
     return 0
 

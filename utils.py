@@ -189,9 +189,12 @@ def translate(
     overlapping tiles of that side, one at a time: memory then does not grow with the image, but
     norms use the statistics of each tile, so colors can differ between tiles. With an input_range,
     `image` is an array (H, W, C) in its units; with a target_range, so is the result. Raises
-    UserError on an array or a mask that does not fit."""
+    UserError on an image or a mask that does not fit."""
     task = task_of(generator.config)
     config = generator.config
+    if not isinstance(image, np.ndarray if config.input_range else Image.Image):
+        takes = "an array" if config.input_range else "a PIL image"
+        raise UserError(f"image is of type {type(image).__name__}; this generator takes {takes}")
     if config.input_range:
         if image.shape[2:] != (config.in_channels,):
             size = f"(H, W, {config.in_channels})"

@@ -1,1 +1,7 @@
 """What any training run needs. Nothing in this folder knows of Pix2Pix."""
+
+import os
+
+# Libraries read these when they are imported.
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask the network for updates
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # a damaged file is reported in one line

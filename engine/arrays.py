@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL.TiffImagePlugin import PLANAR_CONFIGURATION, SAMPLESPERPIXEL, ImageFileDirectory_v2
 
 from engine.cli import UserError
 from engine.files import replacing
@@ -39,8 +40,11 @@ def read_array(path: Path) -> np.ndarray:
         else:
             array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
             if array is None:
-                raise ValueError("it is not an image")
-            if array.ndim == 3:
+                raise ValueError("it is not an image, or of a type that only .npy can have")
+            array = np.atleast_3d(array)
+            if content[:2] in (b"II", b"MM"):
+                check_tiff(content, array.shape[2])
+            if array.shape[2] > 2:
                 array = array[:, :, [2, 1, 0, *range(3, array.shape[2])]]  # OpenCV has BGR
         array = np.atleast_3d(array)
         if array.ndim != 3 or array.shape[0] * array.shape[1] > MAX_PIXELS or not array.size:
@@ -53,16 +57,30 @@ def read_array(path: Path) -> np.ndarray:
     return array
 
 
+def check_tiff(content: bytes, channels: int) -> None:
+    """Raises ValueError if OpenCV, which found so many channels, misreads the layout of a TIFF."""
+    file = io.BytesIO(content)
+    tags = ImageFileDirectory_v2(file.read(16 if content[2] == 43 or content[3] == 43 else 8))
+    file.seek(tags.next)
+    tags.load(file)
+    planes, bands = tags.get(PLANAR_CONFIGURATION, 1), tags.get(SAMPLESPERPIXEL, 1)
+    if tags.next or bands != channels or (bands > 1 and planes == 2):
+        raise ValueError("it has pages, or bands that OpenCV cannot read; save it as .npy")
+
+
 def write_array(array: np.ndarray, path: Path) -> None:
     """Writes an array as .npy or .tif, float32, or as a 16-bit .png, rounded."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
         if path.suffix == ".npy":
             np.save(file, array)
             return
-        if path.suffix == ".png":
-            array = array.round().clip(0, 65535).astype(np.uint16)
         if array.shape[2] not in (1, 3):
             raise UserError(f"{path} cannot hold {array.shape[2]} channels; .npy can")
+        if path.suffix == ".png":
+            if array.min() < 0 or not 1 < array.max() < 65535.5:
+                found = f"{array.min():.4g} to {array.max():.4g}"
+                raise UserError(f"{path} cannot hold values from {found}; .npy and .tif can")
+            array = array.round().astype(np.uint16)
         lossless = [cv2.IMWRITE_TIFF_COMPRESSION, 5] if path.suffix == ".tif" else []  # LZW
         _, content = cv2.imencode(path.suffix, array[:, :, ::-1], lossless)
         file.write(content.tobytes())
@@ -80,19 +98,21 @@ def from_unit(array: np.ndarray, value_range: str) -> np.ndarray:
     return (array + 1) / 2 * (high - low) + low
 
 
-def measured(value_range: str, arrays, channels: int) -> str:
-    """A range whose percentiles are those of the arrays that have so many channels; other ranges
-    as they are. Raises UserError."""
+def measured(value_range: str, pixels, channels: int, side: str) -> str:
+    """A range whose percentiles are those of arrays of pixels (N, C) that have so many channels;
+    other ranges as they are. `side` is A or B. Raises UserError."""
     if "%" not in value_range:
         return value_range
-    pixels = [array.reshape(-1, channels) for array in arrays if array.shape[2] == channels]
-    if not pixels:
-        raise UserError(f"no training file has {channels} channels to measure {value_range} on")
-    values = np.concatenate([some[:: len(some) // 10**5 + 1] for some in pixels])
+    fitting = [some for some in pixels if some.shape[1] == channels]
+    if not fitting:
+        counts = sorted({some.shape[1] for some in pixels})
+        raise UserError(
+            f"{side} has {counts} channels, not {channels}, to measure {value_range} on"
+        )
     percents = [float(word.rstrip("%")) for word in value_range.split()]
-    ends = np.percentile(values, percents, axis=0).T
+    ends = np.percentile(np.concatenate(fitting), percents, axis=0).T
     for channel, (low, high) in enumerate(ends, 1):
         if low == high:
-            found = f"both {low:.7g} in channel {channel}"
+            found = f"both {low:.7g} in channel {channel} of {side}"
             raise UserError(f"the percentiles {value_range} are {found}; give LOW HIGH as numbers")
     return " ".join(f"{value:.7g}" for value in ends.flatten())

@@ -37,7 +37,7 @@ def draw_curves(run: str | Path) -> Path | None:
         return None
     rows = math.ceil(len(panels) / 2)
     figure = Figure(figsize=(10, 3.2 * rows), layout="tight")
-    figure.suptitle(str(run))
+    figure.suptitle(str(run), parse_math=False)  # it may hold $
     for number, (title, curves) in enumerate(panels, 1):
         axes = figure.add_subplot(rows, 2, number, title=title, xlabel="epoch")
         for color, (name, label) in zip(("tab:blue", "tab:orange"), curves.items(), strict=False):
@@ -81,9 +81,10 @@ def draw_progress(run: str | Path) -> Path | None:
     files = sorted((Path(run) / "samples").glob("epoch_[0-9]*.png"), key=natural_order)
     if not files:
         return None
-    frames = []
-    for file in evenly(files, FRAMES):
-        rows = [[image.resize((SIDE, SIDE)) for image in row] for row in sample_rows(file)]
+    frames, files = [], evenly(files, FRAMES)
+    count = min(len(sample_rows(file)) for file in files)
+    for file in files:
+        rows = [[image.resize((SIDE, SIDE)) for image in row] for row in sample_rows(file)[:count]]
         title = f"epoch {int(file.stem.removeprefix('epoch_'))}"
         frames.append(image_grid(rows, ["input", title, "target"]))
     # One palette for all frames: faster, and unchanged pixels take no space.

@@ -113,9 +113,10 @@ def plan_outputs(
     if not source.exists():
         raise UserError(f"image or folder {source} does not exist")
     if not source.is_dir():
-        if output.suffix not in ("", *endings):
+        is_file = output.suffix in endings and not output.is_dir()
+        if output.suffix and not is_file and not output.is_dir():
             raise UserError(f"--output {output} is neither a folder nor a {', '.join(endings)}")
-        plan = {source: output if output.suffix else output / f"{source.stem}{endings[0]}"}
+        plan = {source: output if is_file else output / f"{source.stem}{endings[0]}"}
     elif output.resolve() == source.resolve():
         raise UserError(f"--output is the folder of the inputs, {source}; they would be lost")
     else:

@@ -47,7 +47,10 @@ class Run:
         self.begun = time.monotonic()
         self.resumed = False
         self.latest = self.folder / "checkpoints" / "latest.pt"
+        self.best = self.folder / "checkpoints" / "best.pt"
         self.due = [self.latest]  # checkpoints to write next
+        if self.schedule.best_by != "none":
+            self.due.append(self.best)
         self.drawing = False  # whether curves.png is written with them
         self.signal = 0  # the number of the signal that asked to stop
         self.warned = set()
@@ -84,7 +87,8 @@ class Run:
         if self.stopped_early:
             reason = "stopped early; --patience N"
         elif self.order.start >= self.order.total_steps:
-            reason = f"is trained for {self.schedule.epochs} epochs; --epochs N"
+            epochs, _ = self.order.position(self.order.start)
+            reason = f"is trained for {epochs} epochs; --epochs N"
         else:
             return False
         print(f"{self.folder} {reason} for more")
@@ -95,7 +99,7 @@ class Run:
         self.log = Log(self.folder, self.columns, start) if self.processes.first else None
         if self.log:  # of validations before
             _, scores = read_log(self.folder).get(f"val_{self.schedule.best_by}", (0, []))
-            self.scores = list(scores)
+            self.scores = list(scores) if self.best.exists() else []
         self.bar = tqdm(
             total=self.order.total_steps * self.order.items_per_step,
             initial=self.order.start * self.order.items_per_step,
@@ -192,7 +196,7 @@ class Run:
             (self.waited,) = self.processes.largest(waited)
             self.stopped_early = int(0 < self.schedule.patience <= self.waited)
             if not self.waited:
-                self.due.append(self.latest.with_name("best.pt"))
+                self.due.append(self.best)
         if self.every(self.schedule.keep_epochs, step):
             epoch, _ = self.order.position(step)
             self.due.append(self.latest.with_name(f"epoch_{epoch:04d}.pt"))

@@ -1,16 +1,21 @@
 """Scientific data: arrays of any number of channels and 16-bit files, in their own units."""
 
+import dataclasses
 import gc
 import json
 import shutil
+import struct
 import sys
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from conftest import TINY, arguments, config_for, same_training
+from PIL import Image
 
 import dataset
 import evaluate
@@ -19,6 +24,7 @@ from dataset import PairedDataset
 from engine.arrays import from_unit, read_array, to_unit, write_array
 from engine.cli import UserError
 from engine.files import read_json
+from generator import UNetGenerator
 from tools import reproduce
 from utils import load_generator, translate
 
@@ -154,14 +160,56 @@ def test_percentiles_are_those_of_the_usable_files(scans, tmp_path, capsys):
 def test_a_channel_without_a_range_is_named(scans, tmp_path):
     data = shutil.copytree(scans, tmp_path / "data")
     fields = {**CHANNELS, "direction": "AtoB", "input_range": "1% 99%", "target_range": "0 1"}
-    with pytest.raises(UserError, match="no training file has 4 channels to measure 1% 9"):
+    with pytest.raises(UserError, match=r"A has \[5\] channels, not 4, to measure 1% 99%"):
         PairedDataset(config_for(data, tmp_path, **{**fields, "in_channels": 4}), "train")
     for file in (data / "A" / "train").iterdir():
         array = np.load(file)
         array[..., 2] = 7
         np.save(file, array)
-    with pytest.raises(UserError, match="1% 99% are both 7 in channel 3; give LOW HIGH as numb"):
+    with pytest.raises(UserError, match="1% 99% are both 7 in channel 3 of A; give LOW HIGH"):
         PairedDataset(config_for(data, tmp_path, **fields), "train")
+
+
+def test_unreadable_pairs_are_named_before_their_range_is_measured(scans, tmp_path):
+    fields = {"direction": "AtoB", "out_channels": 2, "target_range": "1% 99%"}
+    with pytest.raises(UserError, match=r"0\.npy: an array needs an input_range"):
+        PairedDataset(config_for(scans, tmp_path, **fields), "train")
+
+
+def test_measuring_a_range_takes_little_memory(tmp_path):
+    for folder in ("A", "B"):
+        (tmp_path / folder / "train").mkdir(parents=True)
+        for number in range(20):
+            array = np.random.default_rng(number).random((1024, 1024))
+            np.save(tmp_path / folder / "train" / f"{number}.npy", array)
+    fields = {"in_channels": 1, "out_channels": 1, "cache_gb": 0.0}
+    config = config_for(tmp_path, tmp_path / "run", **fields, input_range="1% 99%")
+    config = dataclasses.replace(config, target_range="1% 99%")
+    tracemalloc.start()
+    measured = dataset.with_measured_ranges(config)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6  # all pairs would take 168 MB
+    assert np.allclose(np.array(measured.input_range.split(), float), [0.01, 0.99], atol=0.002)
+
+
+def test_targets_in_units_of_their_own_have_no_classes(pairs, tmp_path):
+    fields = {"direction": "AtoB", "palette": "demo", "target_range": "0 3"}
+    config = dataclasses.replace(config_for(pairs, tmp_path / "run", epochs=1), **fields)
+    assert train.train(config) == 0
+    scores = evaluate.evaluate_split(load_generator(config.folder), "test", tmp_path / "test")
+    assert "pixel_accuracy" not in scores and scores["mae"] > 0
+
+
+def test_an_image_of_another_kind_is_refused(run, pairs):
+    x, y = Image.new("RGB", (32, 32)), np.zeros((32, 32, 3), np.uint8)
+    with pytest.raises(UserError, match="image is of type Image; this generator takes an array"):
+        translate(load_generator(run), x)
+    generator = UNetGenerator(depth=4, base_channels=4)
+    generator.config = config_for(pairs, run)
+    for image in (y, "x.png"):
+        with pytest.raises(UserError, match="; this generator takes a PIL image"):
+            translate(generator, image)
 
 
 def test_array_files_may_have_capital_endings(scans, tmp_path):
@@ -208,6 +256,61 @@ def test_values_survive_a_round_trip(tmp_path):
     text = "-3 3 -3 3 -4 4"
     assert np.allclose(from_unit(to_unit(array, text), text), array, atol=1e-5)
     assert to_unit(np.float32([[[9]]]), "0 1") == 1
+
+
+def save_tiff(path: Path, array: np.ndarray, planes: int, photometric: int) -> None:
+    """Writes (H, W, C) with its bands interleaved by pixel (planes 1), or one after the other (2),
+    as RGB (photometric 2) or as bands of gray (1)."""
+    height, width, bands = array.shape
+    data = (array if planes == 1 else np.moveaxis(array, 2, 0)).tobytes()
+    strips = 1 if planes == 1 else bands
+    size = len(data) // strips
+    kind = 3 if array.dtype.kind == "f" else 1
+    offsets = [8 + i * size for i in range(strips)]
+    tags = {256: [width], 257: [height], 258: [8 * array.itemsize] * bands, 259: [1]}
+    tags |= {262: [photometric], 273: offsets, 277: [bands], 278: [height]}
+    tags |= {279: [size] * strips, 284: [planes], 339: [kind] * bands}
+    entries, values = struct.pack("<H", len(tags)), b""
+    for tag, numbers in tags.items():
+        number, code = (4, "I") if tag in (273, 279) else (3, "H")
+        packed = struct.pack(f"<{len(numbers)}{code}", *numbers)
+        entries += struct.pack("<HHI", tag, number, len(numbers))
+        if len(packed) > 4:
+            entries += struct.pack("<I", 8 + len(data) + len(values))
+            values += packed
+        else:
+            entries += packed.ljust(4, b"\0")
+    start = 8 + len(data) + len(values)
+    path.write_bytes(b"II*\0" + struct.pack("<I", start) + data + values + entries + bytes(4))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("layout", [(1, 1), (1, 2), (2, 1), (2, 2)], ids=str)
+def test_a_tiff_is_read_as_it_is_or_refused(tmp_path, dtype, bands, layout):
+    """OpenCV reads some layouts of several bands as other values."""
+    array = np.random.default_rng(0).integers(0, 250, (24, 32, bands)).astype(dtype)
+    save_tiff(tmp_path / "x.tif", array, *layout)
+    try:
+        read = read_array(tmp_path / "x.tif")
+    except UserError as error:
+        assert ".npy" in str(error) and (bands > 1 or layout[1] == 2)
+    else:
+        assert np.array_equal(read, array)
+
+
+def test_pages_of_a_tiff_are_not_dropped(tmp_path):
+    pages = [Image.fromarray(np.full((16, 16), i, np.uint16)) for i in range(3)]
+    pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(UserError, match=r"x\.tif cannot be read as an array: it has pages"):
+        read_array(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("values", [(-1, 1), (-5, 300), (0, 70000)])
+def test_a_png_holds_whole_numbers_or_is_refused(tmp_path, values):
+    with pytest.raises(UserError, match=r"x\.png cannot hold values from .*; \.npy and \.tif can"):
+        write_array(np.linspace(*values, 256).reshape(16, 16, 1), tmp_path / "x.png")
+    assert not list(tmp_path.iterdir())
 
 
 def test_threads_read_at_the_same_time(tmp_path):

@@ -110,6 +110,15 @@ def order_of(config: Config, start: int = 0) -> TrainingOrder:
     return TrainingOrder(20, config.batch_size, config.epochs, config.seed, start)
 
 
+def test_items_are_those_of_a_list(pairs, tmp_path):
+    data = PairedDataset(Config(data_root=str(pairs), **TINY), "val")
+    assert [item["name"] for item in data] == ["1", "2"]
+    assert data[-1]["name"] == "2"
+    for index in (2, -3):
+        with pytest.raises(IndexError):
+            data[index]
+
+
 @pytest.mark.parametrize("cache_gb", [0.0, 4.0])
 def test_workers_and_resumes_change_nothing(mapped, cache_gb):
     config = config_for(mapped, batch_size=3, epochs=2, cache_gb=cache_gb)

@@ -249,9 +249,11 @@ def main(argv=None) -> int:
     options = parse_arguments(argv)
     paths = [str(hub.hub_folder(p)) if hub.is_on_hub(p) else p for p in options.runs]
     with Server(paths, options.port, options.device) as server:
-        names, runs = zip(*find_runs(server.paths).items(), strict=True)
-        describe(runs[0])  # the mistakes of the first end here
-        server.translated(names[0], Image.new("RGB", (256, 512)))
+        listing = server.listing()
+        names = [run["name"] for run in listing if "error" not in run]
+        if not names:
+            raise UserError(listing[0]["error"])
+        server.translated(names[0], Image.new("RGB", (256, 512)))  # other mistakes end here
         address = f"http://127.0.0.1:{server.server_port}"
         print(f"drawing with {', '.join(names)} at {address}  (Ctrl-C ends it)", flush=True)
         if not options.no_browser:

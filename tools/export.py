@@ -30,7 +30,9 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--runtime", metavar="DIR", help="onnxruntime-web's dist/, not downloaded")
     add("--space", metavar="FOLDER", help="write a Gradio app instead")
     options = parser.parse_args(argv)
-    cli.check_mode(options, "web", needed_by=["runtime"], excludes=["output", "onnx", "space"])
+    others = ["output", "onnx", "precision"]
+    cli.check_mode(options, "web", needed_by=["runtime"], excludes=[*others, "space"])
+    cli.check_mode(options, "space", needed_by=[], excludes=others)
     cli.check_mode(options, "onnx", needed_by=["no_dropout"], excludes=["output", "precision"])
     return options
 

@@ -29,6 +29,7 @@ COLUMNS = [
     ("per-class", "read_class_accuracy", "{:.3f}"),
     ("IoU", "read_class_iou", "{:.3f}"),
     ("L1", "l1", "{:.3f}"),
+    ("MAE", "mae", "{:.4g}"),
     ("PSNR", "psnr", "{:.2f}"),
     ("SSIM", "ssim", "{:.3f}"),
     ("sharpness", "sharpness", "{:.2f}"),

@@ -244,6 +244,14 @@ def test_results_are_png(tmp_path):
         plan_outputs(tmp_path / "1.png", tmp_path / "out.jpg")
 
 
+def test_a_folder_for_results_may_have_a_dot(tmp_path):
+    rgb().save(tmp_path / "1.jpg")
+    for name in ("v1.0", "x.png"):
+        (tmp_path / name).mkdir()
+        plan = plan_outputs(tmp_path / "1.jpg", tmp_path / name)
+        assert list(plan.values()) == [tmp_path / name / "1.png"]
+
+
 def test_nothing_to_translate_is_refused(tmp_path):
     for source, line in (
         ("missing.png", "image or folder .* does not exist"),

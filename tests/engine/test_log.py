@@ -94,6 +94,22 @@ def test_the_film_shows_the_samples_of_each_epoch(trained):
                 assert abs(errors).mean() < 12  # of 255, by the palette
 
 
+def test_the_film_shows_as_many_rows_as_each_epoch_has(run):
+    assert train.main(["--resume", run, "--epochs", 5, "--sample_images", 1]) == 0
+    with Image.open(run / "progress.gif") as film:
+        assert film.height < 2 * 164  # a row and its titles
+        frames = []
+        for number in range(film.n_frames):
+            film.seek(number)
+            frames.append(film.size)
+    assert len(frames) == 6 and len(set(frames)) == 1
+
+
+def test_the_title_of_curves_may_hold_dollars(run, tmp_path):
+    shutil.copytree(run, tmp_path / "a$b_{c$")
+    assert draw_curves(tmp_path / "a$b_{c$").is_file()
+
+
 def test_long_runs_are_shown_by_some_of_their_epochs():
     assert evenly(list(range(201)), 6) == [0, 40, 80, 120, 160, 200]
     assert evenly([0, 5], 6) == [0, 5]

@@ -194,8 +194,9 @@ def test_a_run_knows_how_long_it_took_in_all(pairs, tmp_path, capsys, before, pr
 def test_a_refused_resume_changes_nothing(pairs, copied, capsys):
     before = (copied / "config.json").read_text(), (copied / "log.csv").read_text()
     refusal(capsys, train.main, "--resume", copied, "--epochs", 9, "--data_root", "nowhere")
-    assert resume(copied, "--epochs", 3) == 0
-    assert "is trained for 3 epochs; --epochs N for more" in capsys.readouterr().out
+    for epochs in (3, 2):
+        assert resume(copied, "--epochs", epochs) == 0
+        assert "is trained for 3 epochs; --epochs N for more" in capsys.readouterr().out
     assert before == ((copied / "config.json").read_text(), (copied / "log.csv").read_text())
 
 
@@ -306,6 +307,26 @@ def test_a_run_that_stopped_early_is_over_unless_it_may_wait_for_longer(
     scored.epoch = 6
     assert train.main(["--resume", str(run), "--patience", "5"]) == 0
     assert load_checkpoint(run)["step"] == 9 * 6 and best_of(run)["step"] > 5 * 6
+
+
+def test_the_start_may_stay_the_best(pairs, tmp_path, monkeypatch):
+    """As where a trained generator is tuned with a learning rate that is too high."""
+    worse = iter([0.1, 0.2, 0.3])
+    grid = Image.new("RGB", (112, 76))
+    monkeypatch.setattr(train, "validate", lambda *_: ({"l1": next(worse)}, grid))
+    fields = {"validate_epochs": 1, "best_by": "l1", "patience": 2, "epochs": 9}
+    assert train.train(config_for(pairs, tmp_path / "run", **fields)) == 0
+    assert load_checkpoint(tmp_path / "run")["step"] == 2 * 6
+    assert best_of(tmp_path / "run")["step"] == 0
+
+
+def test_a_run_may_begin_to_keep_its_best_when_it_resumes(pairs, tmp_path, scored):
+    run = tmp_path / "run"
+    assert train.train(config_for(pairs, run, validate_epochs=1, epochs=4)) == 0
+    scored.epoch = 5
+    words = ["--epochs", "9", "--best_by", "l1", "--patience", "2"]
+    assert train.main(["--resume", str(run), *words]) == 0
+    assert load_checkpoint(run)["step"] == 9 * 6 and best_of(run)["step"] == 7 * 6
 
 
 def test_the_best_is_the_same_after_an_interruption(pairs, tmp_path, scored):

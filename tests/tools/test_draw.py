@@ -328,6 +328,17 @@ def test_mistakes_of_the_command_are_one_line(server, runs, capsys):
     assert "did you mean" in refusal(capsys, draw.main, "--no_browsr")
 
 
+def test_a_folder_may_begin_with_a_run_of_arrays(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Server, "serve_forever", lambda self: None)
+    scans = shutil.copytree(runs / "facades", tmp_path / "a")
+    (scans / "config.json").write_text('{"input_range": "0 100"}')
+    words = [str(tmp_path), "--device", "cpu", "--no_browser"]
+    assert "a translates arrays" in refusal(capsys, draw.main, *words)
+    shutil.copytree(runs / "edges", tmp_path / "b")
+    assert draw.main(words) == 0
+    assert "drawing with b at" in capsys.readouterr().out
+
+
 def test_the_command_opens_the_page_and_ends_with_ctrl_c(runs, monkeypatch, capsys):
     opened = []
     monkeypatch.setattr(draw.webbrowser, "open", opened.append)

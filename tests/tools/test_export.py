@@ -225,6 +225,8 @@ def test_mistakes_of_export_are_one_line(run, tmp_path, monkeypatch):
         (run, "--no_dropout"): "--no_dropout needs --onnx",
         (run, "--precision", "half", "--onnx", "a.onnx"): "--precision cannot be combined with",
         (run, "--precision", "int4"): "invalid choice: 'int4'",
+        (run, "--space", "a", "--onnx", "a.onnx"): "--onnx cannot be combined with --space",
+        (run, "--web", "a", "--precision", "half"): "--precision cannot be combined with --web",
         (run, "--precison", "half"): "did you mean '--precision'",
     }
     for words, line in cases.items():

@@ -19,7 +19,7 @@ from config import PRESETS, Config
 from data.make_demo import make_demo
 from dataset import PairedDataset
 from engine.cli import UserError
-from engine.images import to_tensor
+from engine.images import save_image, to_tensor
 from engine.pairs import read_pair
 from evaluate import evaluate_split, label_reader
 from generator import UNetGenerator
@@ -439,3 +439,16 @@ def test_a_scorer_that_does_not_fit_is_refused(runs, tmp_path):
     scorer.config = replace(scorer.config, crop_size=64)
     with pytest.raises(UserError, match="crop_size is 64"):
         label_reader(scorer, generator.config)
+
+
+@pytest.mark.slow
+def test_images_of_any_shape_have_a_grid(tmp_path):
+    for split, count in {"train": 4, "val": 1, "test": 2}.items():
+        for number in range(count):
+            pixels = np.random.default_rng(number).integers(0, 256, (48, 96 + 16 * number, 3))
+            save_image(Image.fromarray(pixels.astype(np.uint8)), tmp_path / split / f"{number}.png")
+    words = words_for(
+        "table6", tmp_path, tmp_path / "out", resize="fit", crop_size=32, load_size=36
+    )
+    assert main([*words, "--palette", "none"]) == 0
+    assert (tmp_path / "out" / "table6.png").stat().st_size > 1000
