@@ -1,4 +1,4 @@
-"""What any training run needs. Nothing in this folder knows of Pix2Pix."""
+"""What any training run needs. Nothing here imports the rest of the project."""
 
 import os
 

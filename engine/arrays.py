@@ -38,14 +38,7 @@ def read_array(path: Path) -> np.ndarray:
             with ONE_HEADER:
                 array = np.load(io.BytesIO(content), allow_pickle=False)
         else:
-            array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-            if array is None:
-                raise ValueError("it is not an image, or of a type that only .npy can have")
-            array = np.atleast_3d(array)
-            if content[:2] in (b"II", b"MM"):
-                check_tiff(content, array.shape[2])
-            if array.shape[2] > 2:
-                array = array[:, :, [2, 1, 0, *range(3, array.shape[2])]]  # OpenCV has BGR
+            array = decode(content)
         array = np.atleast_3d(array)
         if array.ndim != 3 or array.shape[0] * array.shape[1] > MAX_PIXELS or not array.size:
             raise ValueError(f"its shape is {array.shape}, not (H, W) or (H, W, C)")
@@ -57,15 +50,22 @@ def read_array(path: Path) -> np.ndarray:
     return array
 
 
-def check_tiff(content: bytes, channels: int) -> None:
-    """Raises ValueError if OpenCV, which found so many channels, misreads the layout of a TIFF."""
-    file = io.BytesIO(content)
-    tags = ImageFileDirectory_v2(file.read(16 if content[2] == 43 or content[3] == 43 else 8))
-    file.seek(tags.next)
-    tags.load(file)
-    planes, bands = tags.get(PLANAR_CONFIGURATION, 1), tags.get(SAMPLESPERPIXEL, 1)
-    if tags.next or bands != channels or (bands > 1 and planes == 2):
-        raise ValueError("it has pages, or bands that OpenCV cannot read; save it as .npy")
+def decode(content: bytes) -> np.ndarray:
+    """The values in an image file, (H, W) or (H, W, C), colors as RGB. Raises ValueError, also for
+    the layouts of TIFF that OpenCV misreads."""
+    array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None:
+        raise ValueError("it is not an image, or of a type that only .npy can have")
+    channels = 1 if array.ndim == 2 else array.shape[2]
+    if content[:2] in (b"II", b"MM"):
+        file = io.BytesIO(content)
+        tags = ImageFileDirectory_v2(file.read(16 if 43 in content[2:4] else 8))  # 43: BigTIFF
+        file.seek(tags.next)
+        tags.load(file)
+        planar = tags.get(PLANAR_CONFIGURATION) == 2 and channels > 1
+        if tags.next or planar or tags.get(SAMPLESPERPIXEL, 1) != channels:
+            raise ValueError("it has pages, or bands that OpenCV cannot read; save it as .npy")
+    return array[:, :, [2, 1, 0, *range(3, channels)]] if channels > 2 else array  # it has BGR
 
 
 def write_array(array: np.ndarray, path: Path) -> None:

@@ -210,14 +210,16 @@ GAP = 4  # px around each image of a grid
 
 
 def image_grid(rows: list[list[Tensor | Image.Image]], titles: list[str] = ()) -> Image.Image:
-    """Draws rows of images of one size on white, with a title above each column. Images are tensors
-    (C, H, W) in [-1, 1], or PIL images in mode L or RGB."""
+    """Draws rows of images on white, with a title above each column. Images are tensors (C, H, W)
+    in [-1, 1], or PIL images in mode L or RGB; those of several sizes are centered on squares."""
     from torchvision.utils import make_grid  # its import takes a second
 
     images = [image for row in rows for image in row]
     for i, image in enumerate(images):
         tensor = image if isinstance(image, Tensor) else to_tensor(np.asarray(image))
         images[i] = shown(tensor.cpu().float()).expand(3, -1, -1)
+    if len({image.shape for image in images}) > 1:
+        images = on_squares(images)
     grid = to_image(make_grid(images, nrow=len(rows[0]), padding=GAP, pad_value=1.0))
     if not titles:
         return grid

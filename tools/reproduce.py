@@ -90,20 +90,18 @@ import contextlib
 import gc
 import json
 
-import numpy as np
-
 import train
 from dataset import with_measured_ranges
 from engine.curves import evenly
 from engine.devices import choose_device, command_line
 from engine.fast import choose_precision
 from engine.files import read_json, write_text
-from engine.images import find_images, read_image, save_image, to_tensor
+from engine.images import find_images, image_grid, read_image, save_image
 from engine.processes import alone_in
 from evaluate import evaluate_split, label_reader
 from metrics.palettes import find_palette, palette_name
 from tools.tables import described
-from utils import checkpoint_files, load_checkpoint, load_generator, sample_grid
+from utils import checkpoint_files, load_checkpoint, load_generator
 
 
 def config_of(base: Config, changes: dict, seed: int) -> Config:
@@ -200,9 +198,8 @@ def main(argv=None) -> int:
     outputs = {name: runs[0].folder / "test" / "output" for name, runs in configs.items()}
     columns = {"input": test / "input", **outputs, "target": test / "target"}
     shown = evenly(find_images(test / "input"), 6)
-    files = [[folder / file.name for folder in columns.values()] for file in shown]
-    grid = [[to_tensor(np.asarray(read_image(file))) for file in row] for row in files]
-    save_image(sample_grid(grid, 1, list(columns)), result.with_suffix(".png"))
+    grid = [[read_image(folder / file.name) for folder in columns.values()] for file in shown]
+    save_image(image_grid(grid, list(columns)), result.with_suffix(".png"))
     print(f"\n{text}\n")
     print(f"  table   {result}.md  (every seed in {result.name}.json)")
     print(f"  images  {result}.png")
