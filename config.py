@@ -8,14 +8,17 @@ the command line. Section numbers are those of Isola et al., CVPR 2017 (arXiv 16
 """
 
 import dataclasses
-import math
 import os
 import re
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import Literal
 
-from engine.cli import UserError, check_fields, is_range, nearest
+from engine.cli import UserError, did_you_mean
+from engine.fields import check_types
+from images.ranges import is_range
+
+TaskName = Literal["pairs", "colorization", "inpainting", "super_resolution", "edges", "style"]
 
 
 @dataclass(frozen=True)
@@ -24,44 +27,46 @@ class Config:
 
     # Data
     data_root: str = "data/facades"  # folder with train/, val/, test/ (or A/train/, B/train/ ...)
-    direction: str = "BtoA"  # AtoB: A (left half, folder A) is the input; BtoA: B (right half) is
+    direction: Literal["AtoB", "BtoA"] = "BtoA"  # AtoB: A (left half, folder A) is the input
     palette: str = "auto"  # of B's labels: auto, none, facades, cityscapes, demo or a palette.json
     in_channels: int = 3  # channels of the input: 3 color, 1 gray; any number with an input_range
     out_channels: int = 3  # channels of the target: 3 color, 1 gray, 2 for colorization
     input_range: str = ""  # LOW HIGH, or percentiles such as 1% 99%, of the inputs; empty: 8-bit
     target_range: str = ""  # the same for the targets; empty: 8-bit
-    resize: str = "stretch"  # stretch to squares; fit: shorter side to load_size; none: as they are
+    resize: Literal["stretch", "fit", "none"] = "stretch"  # to squares; fit: the shorter side
     load_size: int = 286  # side to which training pairs are resized
     crop_size: int = 256  # side of the random training crop
     mirror: bool = True  # flip training pairs left to right, half of the time
-    bad_files: str = "stop"  # on an unusable file: stop, or skip it and list it at the end
+    rotate: bool = False  # also turn training pairs by quarters and flip them upside down
+    jitter: float = 0.0  # strength of random brightness, contrast, saturation of the inputs: 0.2
+    bad_files: Literal["stop", "skip"] = "stop"  # skip: leave them out and list them at the end
     limit: int = 0  # use only the first N images of each split; 0: all
     cache_gb: float = 4.0  # GB per process to keep resized pairs in memory, if all fit; 0: none
     num_workers: int = -1  # processes that load data; -1: none if cached, else one per core
 
     # Tasks that make their own pairs from photos
-    task: str = "pairs"  # pairs, colorization, inpainting, super_resolution, edges or style
-    part: str = "whole"  # part of each image to use: whole, A (left half) or B (right half)
+    task: TaskName = "pairs"  # pairs: both images are files
+    part: Literal["whole", "A", "B"] = "whole"  # of each photo: A is the left half, B the right
     mask: str = "centre"  # hole of inpainting: centre, random, or a folder of masks, white inside
-    factor: int = 4  # scale of super_resolution: 2, 4 or 8
+    factor: Literal[2, 4, 8] = 4  # scale of super_resolution
 
     # Networks
-    generator: str = "unet"  # unet, or encoder_decoder: the same without skips (Section 4.3)
+    generator: Literal["unet", "encoder_decoder"] = "unet"  # the latter has no skips (Section 4.3)
     base_channels: int = 64  # filters of the generator's first layer
     depth: int = 8  # downsampling layers: 7 for 128 px, 8 for 256 px, 10 for 1024 px
     dropout: float = 0.5  # noise z: dropout after some decoder layers
-    dropout_layers: str = "paper"  # paper: the first 3; port: as in the PyTorch port
-    norm: str = "batch"  # batch, or instance; identical at batch_size 1
-    upsampling: str = "transposed"  # transposed convolutions, or resize: upsample, then convolve
+    dropout_layers: Literal["paper", "port"] = "paper"  # the first 3, or as in the PyTorch port
+    norm: Literal["batch", "instance"] = "batch"  # identical at batch_size 1
+    upsampling: Literal["transposed", "resize"] = "transposed"  # resize: upsample, then convolve
     discriminator_channels: int = 64  # filters of the discriminator's first layer
-    receptive_field: int = 70  # the discriminator's patch: 1, 16, 34, 70, 142 or 286
+    receptive_field: Literal[1, 16, 34, 70, 142, 286] = 70  # the discriminator's patch
     init: str = ""  # start from these weights: a run, an export, hf://owner/name or the port's .pth
 
     # Optimization
     lambda_l1: float = 100.0  # weight of the L1 loss; 0 disables it
     gan_weight: float = 1.0  # weight of the adversarial loss; 0: no discriminator
     conditional: bool = True  # the discriminator sees x and y (cGAN); false: y alone (GAN)
-    gan_loss: str = "cross_entropy"  # cross_entropy (paper) or least_squares
+    gan_loss: Literal["cross_entropy", "least_squares"] = "cross_entropy"  # least_squares: LSGAN
     learning_rate: float = 2e-4  # Adam's learning rate, for both networks
     beta1: float = 0.5  # Adam's decay of the first moment
     beta2: float = 0.999  # Adam's decay of the second moment
@@ -74,19 +79,19 @@ class Config:
     # The run
     output: str = ""  # folder of the run; default: runs/ and the name of the dataset or the task
     device: str = "auto"  # auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1 ... or mps
-    precision: str = "auto"  # fp32, bf16, or auto: bf16 where the hardware is fast at it
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
     fast: bool = True  # false: the textbook step, without engine/fast.py
     log_steps: int = 50  # steps between rows of log.csv
     validate_epochs: int = 10  # epochs between validations, each with a sample grid
     sample_images: int = 6  # validation images in the sample grid
     save_epochs: int = 50  # epochs between checkpoints
     save_minutes: float = 10.0  # also save a checkpoint after this many minutes
-    best_by: str = "none"  # also keep best.pt, by validation score: none, l1, psnr or ssim
+    best_by: Literal["none", "l1", "psnr", "ssim"] = "none"  # also keep best.pt, by this score
     patience: int = 0  # stop after so many validations without a better one; 0: never
     keep_epochs: int = 0  # also keep a checkpoint every so many epochs (up to 700 MB); 0: none
 
     def __post_init__(self):
-        check_fields(self, CHOICES, RANGES, RULES)
+        check(self)
 
     @property
     def folder(self) -> Path:
@@ -96,126 +101,98 @@ class Config:
         return Path(self.output or PurePath("runs", name))
 
 
-RANGE_FORM = "must be LOW HIGH, a pair for each channel, or percentiles such as 1% 99%"
-
-CHOICES = {
-    "direction": ("AtoB", "BtoA"),
-    "resize": ("stretch", "fit", "none"),
-    "task": ("pairs", "colorization", "inpainting", "super_resolution", "edges", "style"),
-    "part": ("whole", "A", "B"),
-    "factor": (2, 4, 8),
-    "bad_files": ("stop", "skip"),
-    "generator": ("unet", "encoder_decoder"),
-    "dropout_layers": ("paper", "port"),
-    "norm": ("batch", "instance"),
-    "upsampling": ("transposed", "resize"),
-    "receptive_field": (1, 16, 34, 70, 142, 286),
-    "gan_loss": ("cross_entropy", "least_squares"),
-    "precision": ("auto", "fp32", "bf16"),
-    "best_by": ("none", "l1", "psnr", "ssim"),
-}
-
-# The text of a rule: (minimum, maximum), and the fields it applies to.
-LARGEST = sys.float_info.max
-RANGES = {
-    "1 or more": (
-        (1, LARGEST),
-        "batch_size epochs log_steps validate_epochs save_epochs sample_images",
-    ),
-    "0 or more": (
-        (0, LARGEST),
-        "limit decay_epochs keep_epochs patience seed cache_gb lambda_l1 gan_weight",
-    ),
-    "a finite number above 0": ((math.nextafter(0, 1), LARGEST), "learning_rate save_minutes"),
-    "from 0 to below 1": ((0, math.nextafter(1, 0)), "dropout beta1 beta2 ema_decay"),
-    "from 1 to 16384": ((1, 2**14), "base_channels discriminator_channels load_size crop_size"),
-    "from 2 to 12": ((2, 12), "depth"),
-    "from -1 to 1024": ((-1, 1024), "num_workers"),
-}
-
 # Channels of input and target, where the task decides them.
 CHANNELS = {"colorization": (1, 2), "style": (3, 3)}
 
-# Other rules: a field, whether a configuration obeys the rule, and the rule.
-RULES = [
-    ("data_root", lambda c: c.data_root, "must be given"),
-    ("mask", lambda c: c.mask, "must be given"),
-    ("palette", lambda c: c.palette, "must be given"),
-    (
-        "device",
-        lambda c: re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", c.device),
-        "must be auto, cpu, cuda, cuda:N or mps",
-    ),
-    ("input_range", lambda c: is_range(c.input_range, c.in_channels), RANGE_FORM),
-    ("target_range", lambda c: is_range(c.target_range, c.out_channels), RANGE_FORM),
-    (
-        "task",
-        lambda c: c.task == "pairs" or not c.input_range + c.target_range,
-        "cannot be combined with an input_range or a target_range",
-    ),
-    (
-        "in_channels",
-        lambda c: CHANNELS.get(c.task) in (None, (c.in_channels, c.out_channels)),
-        lambda c: "must be {}, and out_channels {}, for {}".format(*CHANNELS[c.task], c.task),
-    ),
-    (
-        "in_channels",
-        lambda c: c.task in CHANNELS or c.in_channels in (1, 3) or c.input_range,
-        "must be 1 or 3; other numbers need an input_range",
-    ),
-    (
-        "out_channels",
-        lambda c: c.task in CHANNELS or c.out_channels in (1, 3) or c.target_range,
-        "must be 1 or 3; other numbers need a target_range",
-    ),
-    (
-        "in_channels",
-        lambda c: (
-            c.task not in ("inpainting", "super_resolution") or c.in_channels == c.out_channels
-        ),
-        lambda c: f"must equal out_channels, {c.out_channels}, for {c.task}",
-    ),
-    (
-        "crop_size",
-        lambda c: c.task != "super_resolution" or c.crop_size % c.factor == 0,
-        lambda c: f"must be a multiple of factor, {c.factor}",
-    ),
-    (
-        "crop_size",
-        lambda c: c.crop_size % 2**c.depth == 0,
-        lambda c: (
-            f"must be a multiple of 2**depth = {2**c.depth}, such as "
-            f"{max(1, round(c.crop_size / 2**c.depth)) * 2**c.depth}; or choose another depth"
-        ),
-    ),
-    ("crop_size", lambda c: c.crop_size >= 16, "must be 16 or more, for SSIM"),
-    (
-        "crop_size",  # otherwise D's output would be empty
-        lambda c: 3 * c.crop_size >= c.receptive_field + 2,
-        lambda c: f"is too small for a receptive_field of {c.receptive_field}",
-    ),
-    (
-        "load_size",
-        lambda c: c.load_size >= c.crop_size,
-        lambda c: f"must be at least crop_size, {c.crop_size}",
-    ),
-    (
-        "dropout_layers",
-        lambda c: c.dropout_layers == "paper" or c.depth >= 6,
-        "needs a depth of 6 or more",
-    ),
-    (
-        "gan_weight",
-        lambda c: c.lambda_l1 + c.gan_weight > 0,
-        "must not be 0 if lambda_l1 is 0: there would be no loss",
-    ),
-    ("patience", lambda c: not c.patience or c.best_by != "none", "needs best_by"),
-    (
-        "decay_epochs",
-        lambda c: c.decay_epochs <= c.epochs,
-        lambda c: f"must be at most epochs, {c.epochs}",
-    ),
-]
+
+def check(config: Config) -> None:
+    """Raises UserError at the first rule that is broken."""
+    check_types(config)
+    check_bounds(config)
+    check_channels(config)
+    check_sizes(config)
+    check_training(config)
+
+
+def require(config: Config, holds, field: str, rule: str) -> None:
+    if not holds:
+        raise UserError(f"{field} is {getattr(config, field)!r}; it {rule}")
+
+
+def check_bounds(c: Config) -> None:
+    for field in ("batch_size", "epochs", "sample_images"):
+        require(c, getattr(c, field) >= 1, field, "must be 1 or more")
+    for field in ("log_steps", "validate_epochs", "save_epochs"):
+        require(c, getattr(c, field) >= 1, field, "must be 1 or more")
+    for field in ("limit", "cache_gb", "jitter", "lambda_l1", "gan_weight"):
+        require(c, getattr(c, field) >= 0, field, "must be 0 or more")
+    for field in ("decay_epochs", "seed", "keep_epochs", "patience"):
+        require(c, getattr(c, field) >= 0, field, "must be 0 or more")
+    for field in ("learning_rate", "save_minutes"):
+        require(c, getattr(c, field) > 0, field, "must be above 0")
+    for field in ("dropout", "beta1", "beta2", "ema_decay"):
+        require(c, 0 <= getattr(c, field) < 1, field, "must be from 0 to below 1")
+    for field in ("base_channels", "discriminator_channels", "load_size", "crop_size"):
+        require(c, 1 <= getattr(c, field) <= 2**14, field, "must be from 1 to 16384")
+    require(c, 2 <= c.depth <= 12, "depth", "must be from 2 to 12")
+    require(c, -1 <= c.num_workers <= 1024, "num_workers", "must be from -1 to 1024")
+    for field in ("data_root", "mask", "palette"):
+        require(c, getattr(c, field), field, "must be given")
+    device = re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", c.device)
+    require(c, device, "device", "must be auto, cpu, cuda, cuda:N or mps")
+
+
+def check_channels(c: Config) -> None:
+    form = "must be LOW HIGH, a pair for each channel, or percentiles such as 1% 99%"
+    require(c, is_range(c.input_range, c.in_channels), "input_range", form)
+    require(c, is_range(c.target_range, c.out_channels), "target_range", form)
+    if c.task != "pairs":
+        arrays = c.input_range or c.target_range
+        require(c, not arrays, "task", "cannot be combined with an input_range or a target_range")
+    if c.task in CHANNELS:
+        x, y = CHANNELS[c.task]
+        rule = f"must be {x}, and out_channels {y}, for {c.task}"
+        require(c, (c.in_channels, c.out_channels) == (x, y), "in_channels", rule)
+    else:
+        rule = "must be 1 or 3; other numbers need an {}_range"
+        require(c, c.in_channels in (1, 3) or c.input_range, "in_channels", rule.format("input"))
+        require(
+            c, c.out_channels in (1, 3) or c.target_range, "out_channels", rule.format("target")
+        )
+    if c.task in ("inpainting", "super_resolution"):
+        rule = f"must equal out_channels, {c.out_channels}, for {c.task}"
+        require(c, c.in_channels == c.out_channels, "in_channels", rule)
+
+
+def check_sizes(c: Config) -> None:
+    if c.task == "super_resolution":
+        rule = f"must be a multiple of factor, {c.factor}"
+        require(c, c.crop_size % c.factor == 0, "crop_size", rule)
+    multiple = 2**c.depth
+    near = max(1, round(c.crop_size / multiple)) * multiple
+    rule = f"must be a multiple of 2**depth = {multiple}, such as {near}; or choose another depth"
+    require(c, c.crop_size % multiple == 0, "crop_size", rule)
+    require(c, c.crop_size >= 16, "crop_size", "must be 16 or more, for SSIM")
+    rule = f"is too small for a receptive_field of {c.receptive_field}"  # D's output would be empty
+    require(c, 3 * c.crop_size >= c.receptive_field + 2, "crop_size", rule)
+    require(
+        c, c.load_size >= c.crop_size, "load_size", f"must be at least crop_size, {c.crop_size}"
+    )
+    if c.dropout_layers == "port":
+        require(c, c.depth >= 6, "dropout_layers", "needs a depth of 6 or more")
+
+
+def check_training(c: Config) -> None:
+    rule = "must not be 0 if lambda_l1 is 0: there would be no loss"
+    require(c, c.lambda_l1 + c.gan_weight > 0, "gan_weight", rule)
+    require(c, not c.patience or c.best_by != "none", "patience", "needs best_by")
+    rule = f"must be at most epochs, {c.epochs}"
+    require(c, c.decay_epochs <= c.epochs, "decay_epochs", rule)
+    require(
+        c, not c.jitter or c.task == "pairs", "jitter", f"is for pairs of files, not for {c.task}"
+    )
+    require(c, c.jitter <= 1, "jitter", "must be at most 1")
+
 
 # ---- Presets ----------------------------------------------------------------------------------
 
@@ -233,7 +210,7 @@ PHOTOS = Config(data_root="data/photos", load_size=256, batch_size=4)
 DEFAULT = "demo"
 
 PRESETS: dict[str, Config] = {
-    # Small enough for a laptop without a GPU. The data are drawn by data/make_demo.py.
+    # Small enough for a laptop without a GPU. The data are drawn by tools/make_demo.py.
     "demo": Config(
         data_root="data/demo",
         load_size=143,
@@ -269,13 +246,13 @@ PRESETS: dict[str, Config] = {
 def require_data(config: Config) -> None:
     """Raises UserError if the dataset is missing, with the command that makes it."""
     root = Path(config.data_root)
-    commands = {p.data_root: "data.download" for p in PRESETS.values() if p.task == "pairs"}
-    command = {**commands, "data/demo": "data.make_demo"}.get(root.as_posix())
-    if command == "data.download":
+    commands = {p.data_root: "tools.download" for p in PRESETS.values() if p.task == "pairs"}
+    command = {**commands, "data/demo": "tools.make_demo"}.get(root.as_posix())
+    if command == "tools.download":
         command += f" {root.name}"
     if not root.is_dir():
         beside = [folder.as_posix() for folder in root.parent.glob("*/")]
-        other = "it must be a folder of images" + nearest(root.as_posix(), beside)
+        other = "it must be a folder of images" + did_you_mean(root.as_posix(), beside)
         how = f"python -m {command} makes it" if command else other
         raise UserError(f"data_root {root} does not exist; {how}")
 
@@ -303,8 +280,10 @@ def config_from_dict(values: dict) -> Config:
     return Config(**values)
 
 
-def resumed(config: Config, changes: dict) -> Config:
-    """The configuration of a resumed run. Raises UserError if `changes` may not be made."""
+def resume_config(values: dict, changes: dict) -> Config:
+    """The configuration of a run, as `config_from_dict`, resumed with some fields changed. Raises
+    UserError if these may not change."""
+    config = config_from_dict(values)
     for name, value in changes.items():
         if name not in CHANGEABLE and value != getattr(config, name):
             raise UserError(
@@ -312,3 +291,10 @@ def resumed(config: Config, changes: dict) -> Config:
                 f"{value!r}; start a new run"
             )
     return replace(config, **changes)
+
+
+def differences(config: Config) -> list[str]:
+    """The fields that differ from the paper's recipe, a line each."""
+    recipe = Config()
+    fields = [field.name for field in dataclasses.fields(Config)]
+    return [f"{f:24} {v}" for f in fields if (v := getattr(config, f)) != getattr(recipe, f)]

@@ -20,7 +20,7 @@ followed by a convolution of stride 1 to a single channel (1x1 for PixelGAN).
 import torch
 from torch import Tensor, nn
 
-from generator import NORMS, initialize
+from generator import NORMS, in_full_precision, initialize
 
 # Strided layers of each receptive field: each additional one doubles the patch and adds 2 pixels.
 STRIDED_LAYERS = {1: 0, 16: 1, 34: 2, 70: 3, 142: 4, 286: 5}
@@ -65,18 +65,13 @@ class PatchDiscriminator(nn.Module):
                 layers.append(NORMS[norm](width))
             layers.append(nn.LeakyReLU(0.2))
             channels = width
-        layers.append(nn.Conv2d(channels, 1, kernel, 1, padding))
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 1, kernel, 1, padding))
         self.apply(initialize)
 
     def forward(self, *images: Tensor) -> Tensor:
         """Logits of D(x, y), or of D(y) for the unconditional GAN of Section 4.2."""
-        return self.layers(torch.cat(images, dim=1))
-
-    @property
-    def output(self) -> nn.Module:
-        """The last layer."""
-        return self.layers[-1]
+        features = self.layers[:-1](torch.cat(images, dim=1))
+        return in_full_precision(self.layers[-1], features)
 
     def patch(self, row: int, column: int) -> tuple[int, int, int, int]:
         """The pixels an output value sees: left, top, right, bottom, as Pillow crops. At the edges

@@ -10,10 +10,41 @@
 The checkpoint describes its network and data; no training option has to be repeated.
 """
 
+import contextlib
+import csv
+import io
+import json
+import statistics
+import sys
 from argparse import Namespace
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
 
 from config import Config, UserError
+from dataset import PairedDataset, load_pairs
 from engine import cli
+from engine.devices import command_line
+from engine.files import report_skipped, save_image, write_text
+from images.arrays import ARRAY_ENDINGS, read_array, write_array
+from images.gallery import Gallery
+from images.outputs import plan_outputs
+from images.pairs import size_of
+from images.pixels import to_image, to_tensor
+from images.ranges import from_unit
+from images.reading import read_image
+from metrics.images import score
+from metrics.labels import LabelReader, read_classes
+from metrics.palettes import find_palette
+from metrics.split import SplitScores
+from sharing.exports import is_export
+from tasks.base import fit
+from utils import generate_any_size, load_generator, run_folder, sample_grid, translate
 
 
 def parse_arguments(argv=None) -> Namespace:
@@ -42,38 +73,6 @@ def parse_arguments(argv=None) -> Namespace:
     cli.check_mode(options, "input", needed_by=["mask", "draw", "tile"], excludes=["scorer"])
     return options
 
-
-if __name__ == "__main__":
-    cli.early(parse_arguments)  # --help and mistakes answer before the slow imports
-
-import contextlib
-import csv
-import io
-import json
-import statistics
-import sys
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
-
-import numpy as np
-from PIL import Image
-from torch import nn
-from tqdm import tqdm
-
-from dataset import PairedDataset, load_pairs
-from engine.arrays import ARRAY_ENDINGS, from_unit, read_array, write_array
-from engine.devices import command_line
-from engine.files import write_text
-from engine.gallery import Gallery
-from engine.hub import is_export
-from engine.images import plan_outputs, read_image, save_image, to_image, to_tensor
-from engine.pairs import list_skipped, size_of
-from metrics.images import score
-from metrics.labels import LabelReader, read_classes
-from metrics.palettes import find_palette
-from metrics.split import SplitScores
-from utils import generate_any_size, load_generator, run_folder, sample_grid, translate
 
 GRID_IMAGES = 12
 
@@ -146,7 +145,8 @@ def evaluate_split(
             rows[name]["mae"] = float(abs(values - truth).mean())
         gallery.add(name, images, rows[name])
         if reader:
-            labels = to_tensor(dataset.fit(dataset.open(index)[0], 3, nearest=True))
+            file = dataset.task.read(dataset.pairs[index])[0]
+            labels = to_tensor(fit(file, x.shape[:0:-1], 3, nearest=True))
             reader.add(read_classes(labels, palette), output, y)
         if len(grid) < GRID_IMAGES:
             grid.append((x, output, y))
@@ -158,7 +158,7 @@ def evaluate_split(
     save_image(sample_grid(grid, 3, ["input", "output", "target"]), folder / "grid.png")
     write_scores(rows, summary, folder)
     gallery.write(folder / "gallery.html", means)
-    list_skipped(dataset.skipped, folder)
+    report_skipped(dataset.skipped, folder)
     return summary
 
 
@@ -273,7 +273,7 @@ def main(argv=None) -> int:
         several = f"{len(plan) - len(skipped)} images into {output}"
         print("wrote", several if len(plan) > 1 else next(iter(plan.values())))
         if skipped:  # otherwise, leave a skipped.txt in this folder alone
-            list_skipped(skipped, output)
+            report_skipped(skipped, output)
         return 0
 
     output = Path(options.output) if options.output else folder / options.split

@@ -100,7 +100,7 @@ class UNetGenerator(nn.Module):
             skip = skips.pop()
             if self.joins_skips:
                 x = torch.cat([x, skip], dim=1)
-        return self.output(x)
+        return in_full_precision(self.output, x)
 
 
 class EncoderDecoderGenerator(UNetGenerator):
@@ -133,6 +133,12 @@ def doubling(in_channels: int, out_channels: int, upsampling: str, bias: bool) -
         convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
         return [nn.Upsample(scale_factor=2), convolution]
     return [nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1, bias=bias)]
+
+
+def in_full_precision(layer: nn.Module, x: Tensor) -> Tensor:
+    """Applies a last layer outside of bf16 autocast: nothing behind it averages out rounding."""
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.to(torch.promote_types(x.dtype, torch.float32)))
 
 
 # BatchNorm uses the statistics of the current batch, at test time as well (Section 3.3), so it

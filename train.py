@@ -7,43 +7,12 @@ python train.py --resume runs/mine                 resumes a run
 torchrun --nproc-per-node 8 train.py maps          on the 8 GPUs of a machine
 """
 
-from argparse import Namespace
-from dataclasses import asdict, replace
-from pathlib import Path
-
-from config import DEFAULT, PRESETS, Config, UserError, config_from_dict, require_data, resumed
-from engine import cli
-
-
-def parse_arguments(argv=None) -> Namespace:
-    """`resume`, a run folder or None; `fields`, those given; `config` of a new run. Raises
-    UserError."""
-    parser = cli.Parser(__doc__, usage="python train.py [PRESET] [--field value ...]")
-    parser.add_argument("--resume", metavar="RUN", help="resume the run in this folder")
-    options, preset, given = cli.parse_preset(parser, PRESETS, DEFAULT, argv)
-    config = None
-    if options.resume is None:
-        config = replace(preset, **given)
-        if "output" not in given and config.folder != (folder := cli.free_folder(config.folder)):
-            config = replace(config, output=str(folder))
-    elif options.preset or not options.resume:
-        raise UserError("--resume takes a run folder, and no preset")
-    return Namespace(resume=options.resume, fields=given, config=config)
-
-
-def describe(options: Namespace) -> None:
-    """Raises UserError if a new run lacks its data; the demo's will be drawn."""
-    if options.config and options.config.data_root != PRESETS["demo"].data_root:
-        require_data(options.config)
-    print(f"resuming {options.resume}" if options.resume else f"training {options.config.folder}")
-
-
-if __name__ == "__main__":
-    cli.early(parse_arguments, describe)  # --help and mistakes answer before the slow imports
-
 import json
+from argparse import Namespace
 from copy import deepcopy
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -52,23 +21,27 @@ from torch import Tensor
 from torch.optim import Adam
 
 import utils
-from data.make_demo import DEMO_ROOT, make_demo
+from config import DEFAULT, PRESETS, Config, UserError, differences, require_data, resume_config
 from dataset import PairedDataset, load_pairs
 from discriminator import PatchDiscriminator
-from engine import fast
+from engine import cli, fast
 from engine.devices import device_of
-from engine.files import write_text
-from engine.loading import TrainingOrder, to_device
-from engine.pairs import list_skipped
-from engine.processes import Processes, alone_in
-from engine.run import Run
+from engine.fields import parse_preset
+from engine.files import report_skipped, write_text
+from engine.order import TrainingOrder
+from engine.processes import Processes, lock_run
+from engine.resume import resume
+from engine.run import Run, report
+from engine.schedule import Schedule
 from evaluate import validate
 from generator import UNetGenerator
+from images.pixels import to_device
 from metrics.palettes import palette_name
 
 # What train_step returns, which are columns of log.csv, and their names in the progress bar.
 LOSSES = {"loss_d": "D", "loss_g_gan": "G", "loss_g_l1": "L1"}
 SCORES = ["val_l1", "val_psnr", "val_ssim"]
+DEMO = PRESETS["demo"].data_root
 COLUMNS = ["step", "epoch", *LOSSES, *SCORES, "learning_rate", "images_per_second"]
 
 # ---- The objective and the step ---------------------------------------------------------------
@@ -82,10 +55,6 @@ class Model(NamedTuple):
     optimizer_g: Adam
     optimizer_d: Adam | None
     average: UNetGenerator | None  # EMA of the generator's weights
-
-    @property
-    def for_inference(self) -> UNetGenerator:
-        return self.average or self.generator
 
 
 def build_model(config: Config, device: torch.device) -> Model:
@@ -106,19 +75,17 @@ def build_model(config: Config, device: torch.device) -> Model:
 
 
 def prepare(model: Model, config: Config) -> Model:
-    """Applies the configuration's precision and optimizations (engine/fast.py): networks change in
-    place, optimizers may be replaced."""
-    if config.fast:
-        networks = [network for network in model[:2] if network]
-        size = (config.batch_size, config.in_channels, config.crop_size, config.crop_size)
-        if fast.speed_up(networks, config.precision, torch.empty(size, device="meta")):
-            fused_d = model.optimizer_d and fast.fused(model.optimizer_d)
-            model = model._replace(optimizer_g=fast.fused(model.optimizer_g), optimizer_d=fused_d)
-        if model.average:
-            fast.match_layout(model.average, model.generator)
-    if config.precision == "bf16":
-        for network in filter(None, model[:2]):
-            fast.use_bfloat16(network, network.output)
+    """Applies the optimizations of engine/fast.py: networks change in place, optimizers may be
+    replaced."""
+    if not config.fast:
+        return model
+    networks = [network for network in model[:2] if network]
+    size = (config.batch_size, config.in_channels, config.crop_size, config.crop_size)
+    if fast.speed_up(networks, config.precision, torch.empty(size, device="meta")):
+        fused_d = fast.fused(model.optimizer_d) if model.optimizer_d else None
+        model = model._replace(optimizer_g=fast.fused(model.optimizer_g), optimizer_d=fused_d)
+    if model.average:
+        fast.match_layout(model.average, model.generator)
     return model
 
 
@@ -149,15 +116,18 @@ def train_step(model: Model, x: Tensor, y: Tensor, config: Config) -> dict[str, 
     generator, discriminator, optimizer_g, optimizer_d, _ = model
     gan_loss = GAN_LOSSES[config.gan_loss]
     condition = (x,) if config.conditional else ()  # a GAN's D sees y alone (Section 4.2)
+    mixed_precision = fast.mixed_precision(config.precision, x.device)
     losses = {}
     optimizer_g.zero_grad()  # G's gradients take no memory during D's step
-    fake = generator(x)  # (B, C', H, W)
+    with mixed_precision:
+        fake = generator(x)  # (B, C', H, W)
 
     # ---- D: maximize log D(x, y) + log(1 - D(x, G(x, z))), halved to slow D down
     if discriminator:
         discriminator.requires_grad_(True)
-        real_logits = discriminator(*condition, y)  # (B, 1, h, w)
-        fake_logits = discriminator(*condition, fake.detach())  # (B, 1, h, w)
+        with mixed_precision:
+            real_logits = discriminator(*condition, y)  # (B, 1, h, w)
+            fake_logits = discriminator(*condition, fake.detach())  # (B, 1, h, w)
         loss_d = (gan_loss(real_logits, 1.0) + gan_loss(fake_logits, 0.0)) / 2
         optimizer_d.zero_grad()
         loss_d.backward()
@@ -169,12 +139,13 @@ def train_step(model: Model, x: Tensor, y: Tensor, config: Config) -> dict[str, 
     objective = config.lambda_l1 * loss_l1
     if discriminator:
         discriminator.requires_grad_(False)
-        loss_gan = gan_loss(discriminator(*condition, fake), 1.0)
+        with mixed_precision:
+            fake_logits = discriminator(*condition, fake)
+        loss_gan = gan_loss(fake_logits, 1.0)
         objective = config.gan_weight * loss_gan + objective
         losses["loss_g_gan"] = loss_gan
     objective.backward()
     optimizer_g.step()
-
     losses["loss_g_l1"] = loss_l1
     return {name: loss.detach() for name, loss in losses.items()}
 
@@ -204,87 +175,89 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
     """Trains to the end of `config.epochs`, from the start or from a checkpoint. Returns the exit
     code: 0, or 128 + the number of the signal that stopped it. Raises UserError."""
     with Processes(device_of(config.device)) as processes:
-        data = PairedDataset(settle(config, processes), "train")
+        data = PairedDataset(resolve_config(config, processes), "train")
         config = data.config  # with the numbers of measured ranges
         validation = PairedDataset(config, "val") if processes.first else None
         print(f"{len(data)} training pairs, {len(validation or data)} validation pairs")
         fresh = replace(config, init="") if checkpoint else config
         model = prepare(build_model(fresh, processes.device), config)
-        processes.draw_own_noise(config.seed)
+        processes.seed_this_process(config.seed)
         run = build_run(config, data, model, processes)
         if checkpoint:
-            run.resume(checkpoint)
-        if run.is_over():
+            resume(run, checkpoint)
+        if reason := run.schedule.nothing_left():
+            print(f"{run.folder} {reason}")
             return 0
         if processes.first:
             write_text(run.folder / "config.json", json.dumps(asdict(config), indent=2) + "\n")
         step = train_on(config, data, validation, model, run)
         if processes.first:
-            list_skipped([*data.skipped, *validation.skipped], run.folder)
-        return run.report(step)
+            report_skipped([*data.skipped, *validation.skipped], run.folder)
+        return report(run, step)
 
 
 def train_on(
     config: Config, data: PairedDataset, validation: PairedDataset | None, model: Model, run: Run
 ) -> int:
-    """The loop. Returns the last step."""
-    processes, device = run.processes, run.processes.device
-    shared = model._replace(
-        generator=processes.share(model.generator),
-        discriminator=processes.share(model.discriminator),
-    )
+    """The loop. `validation` is None in all processes but the first. Returns the last step."""
+    processes, schedule, order = run.processes, run.schedule, run.schedule.order
+    generator, discriminator = map(processes.share, model[:2])
+    shared = model._replace(generator=generator, discriminator=discriminator)
     # Several processes exchange gradients within a step, which a graph cannot record.
     take_step = step_function(shared, config, graph=processes.size == 1)
+
+    def validate_and_save(step: int) -> None:
+        if schedule.validation_due(step):
+            results = validate(model.average or model.generator, validation) if validation else None
+            run.add_validation(step, results)
+        if schedule.checkpoints_due(step):
+            run.save(step)
+
     with run:
         if not run.resumed:
-            if run.validation_due(0):
-                run.add_validation(0, *validate(model.for_inference, validation))
-            run.save(0)
-
-        for step, batch in enumerate(load_pairs(data, run.order), run.order.start + 1):
-            rate = set_learning_rate(model, config, run.order.position(step - 1)[0])
-            x, y = (to_device(batch[key], device) for key in ("input", "target"))
+            validate_and_save(step=0)
+        for step, batch in enumerate(load_pairs(data, order), order.start + 1):
+            rate = set_learning_rate(model, config, epoch=order.position(step - 1)[0])
+            x, y = (to_device(batch[key], processes.device) for key in ("input", "target"))
             losses = take_step(x, y)
             update_average(model, config.ema_decay)
 
-            run.record(step, losses, batch["name"], learning_rate=rate)
-            if run.validation_due(step):
-                run.add_validation(step, *validate(model.for_inference, validation))
-            if run.checkpoint_due(step):
-                run.save(step)
-            if run.stopping:
+            run.step_done(step, losses, batch["name"], learning_rate=rate)
+            validate_and_save(step)
+            if schedule.stopping:
                 break
     return step
 
 
-def settle(config: Config, processes: Processes) -> Config:
+def resolve_config(config: Config, processes: Processes) -> Config:
     """Decides what the configuration leaves open, prints what differs from the paper's recipe, and
     draws the demo's data if they are missing."""
     precision, reason = fast.choose_precision(config.precision, processes.device)
     if processes.largest(precision == "fp32")[0]:
         precision = "fp32"
-    config = replace(config, precision=precision, palette=palette_name(config))
     several = f", {processes.size} processes" if processes.size > 1 else ""
     print(f"device {processes.device}{several}, torch {torch.__version__}")
     print(f"precision {precision}: {reason}")
-    recipe = asdict(Config(output=config.output, precision=precision, palette=config.palette))
-    changed = [f"{k:24} {v}" for k, v in asdict(config).items() if v != recipe[k]]
+    changed = differences(replace(config, output="", precision="auto"))
     print(f"the paper's facades recipe{', but:' if changed else ''}", *changed, sep="\n  ")
-    if Path(config.data_root) == DEMO_ROOT and not DEMO_ROOT.exists() and processes.first:
-        make_demo(DEMO_ROOT)
+    config = replace(config, precision=precision, palette=palette_name(config))
+    if config.data_root == DEMO and not Path(DEMO).exists() and processes.first:
+        from tools.make_demo import make_demo  # drawing is no part of training
+
+        make_demo()
     processes.wait()
     return config
 
 
 def build_run(config: Config, data: PairedDataset, model: Model, processes: Processes) -> Run:
-    """The run, which logs and saves, and knows when to validate and when to save."""
+    """The run, which logs and saves."""
     sizes = (len(data), config.batch_size, config.epochs, config.seed)
+    order = TrainingOrder(*sizes, rank=processes.rank, processes=processes.size)
     return Run(
         folder=config.folder,
         parts={name: part for name, part in model._asdict().items() if part is not None},
-        order=TrainingOrder(*sizes, rank=processes.rank, processes=processes.size),
+        schedule=Schedule(order, config),
         data=data.fingerprint(),
-        schedule=config,
         processes=processes,
         losses={k: v for k, v in LOSSES.items() if model.discriminator or k == "loss_g_l1"},
         columns=COLUMNS,
@@ -292,24 +265,55 @@ def build_run(config: Config, data: PairedDataset, model: Model, processes: Proc
     )
 
 
+# ---- The command line -------------------------------------------------------------------------
+
+
+def parse_arguments(argv=None) -> Namespace:
+    """`resume`, a run folder or None; `fields`, those given; `config` of a new run. Raises
+    UserError."""
+    parser = cli.Parser(__doc__, usage="python train.py [PRESET] [--field value ...]")
+    parser.add_argument("--resume", metavar="RUN", help="resume the run in this folder")
+    options, preset, given = parse_preset(parser, PRESETS, DEFAULT, argv)
+    if options.resume is not None:
+        if options.preset or not options.resume:
+            raise UserError("--resume takes a run folder, and no preset")
+        return Namespace(resume=options.resume, fields=given, config=None)
+    config = replace(preset, **given)
+    if not config.output:
+        free = cli.next_free_folder(config.folder)
+        config = replace(config, output="" if free == config.folder else str(free))
+    return Namespace(resume=None, fields=given, config=config)
+
+
 def main(argv=None) -> int:
     """Starts or resumes a run. Returns the exit code; raises UserError."""
     options = parse_arguments(argv)
-    if options.resume and not utils.checkpoint_files(options.resume):
-        utils.load_checkpoint(options.resume)  # raises before a folder is created
-    folder = options.config.folder if options.config else utils.run_folder(options.resume)
-    with alone_in(folder):
-        if options.resume:
-            checkpoint = utils.load_checkpoint(options.resume)
-            utils.with_weights(utils.build_generator, checkpoint, "generator", folder)  # or raises
-            config = resumed(config_from_dict(checkpoint["config"]), options.fields)
-            return train(replace(config, output=str(folder)), checkpoint)
-        if utils.checkpoint_files(folder):
+    if options.resume:
+        print(f"resuming {options.resume}")
+        return resume_run(options.resume, options.fields)
+    config = options.config
+    if config.data_root != DEMO:  # which is drawn if it is missing
+        require_data(config)
+    print(f"training {config.folder}")
+    with lock_run(config.folder):
+        if utils.checkpoint_files(config.folder):
             raise UserError(
-                f"{folder} holds a run; resume it by python train.py --resume "
-                f"{cli.quoted(folder)}, or give another --output"
+                f"{config.folder} holds a run; resume it by python train.py --resume "
+                f"{cli.shell_quote(config.folder)}, or give another --output"
             )
-        return train(options.config)
+        return train(config)
+
+
+def resume_run(path: str, changes: dict) -> int:
+    """Resumes the run in a folder, or of a checkpoint, with some fields changed."""
+    if not utils.checkpoint_files(path):
+        utils.load_checkpoint(path)  # raises, before a folder is created
+    folder = utils.run_folder(path)
+    with lock_run(folder):
+        checkpoint = utils.load_checkpoint(path)
+        utils.with_weights(utils.build_generator, checkpoint, "generator", folder)  # or raises
+        config = resume_config(checkpoint["config"], changes)
+        return train(replace(config, output=str(folder)), checkpoint)
 
 
 if __name__ == "__main__":

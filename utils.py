@@ -9,13 +9,11 @@
 A checkpoint describes itself: nothing else is needed to use it.
 """
 
-import contextlib
 import dataclasses
 import os
 import platform
 import re
 import sys
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -26,12 +24,16 @@ from torch import Tensor, nn
 
 from config import Config, UserError, config_from_dict
 from discriminator import PatchDiscriminator
-from engine import hub, port
-from engine.arrays import from_unit, to_unit
-from engine.devices import choose_device, own_randomness
-from engine.files import DamagedError, damage, load_tensors, patiently, replacing
-from engine.images import image_grid, in_tiles, on_squares, to_image, to_mode, to_tensor
+from engine.devices import choose_device, seeded
+from engine.files import DamagedError, find_damage, load_tensors, replacing, retry_while_locked
 from generator import EncoderDecoderGenerator, UNetGenerator
+from images.grids import center_on_squares, image_grid
+from images.pixels import to_image, to_tensor
+from images.ranges import from_unit, to_unit
+from images.reading import to_mode
+from images.tiles import apply_in_tiles
+from sharing import junyanz
+from sharing.exports import WEIGHTS, is_export, read_export
 from tasks import task_of
 
 CHECKPOINT_FORMAT = 1
@@ -42,9 +44,16 @@ CHECKPOINT_FORMAT = 1
 def build_generator(config: Config) -> UNetGenerator:
     """The untrained generator of a configuration."""
     kind = {"unet": UNetGenerator, "encoder_decoder": EncoderDecoderGenerator}[config.generator]
-    names = ("in_channels", "out_channels", "base_channels", "depth", "dropout", "norm")
-    names += ("upsampling", "dropout_layers")
-    return kind(**{name: getattr(config, name) for name in names})
+    return kind(
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        base_channels=config.base_channels,
+        depth=config.depth,
+        dropout=config.dropout,
+        norm=config.norm,
+        upsampling=config.upsampling,
+        dropout_layers=config.dropout_layers,
+    )
 
 
 def build_discriminator(config: Config) -> PatchDiscriminator:
@@ -81,11 +90,11 @@ def load_discriminator(path: str | Path, device: str = "cpu") -> PatchDiscrimina
 def load_any_checkpoint(path: str | Path) -> dict:
     """The checkpoint of anything that `load_generator` accepts; at least its generator and its
     configuration. Raises UserError."""
-    if hub.is_export(path):
-        return hub.read_export(hub.hub_folder(path) if hub.is_on_hub(path) else Path(path))
+    if is_export(path):
+        return read_export(path)
     if Path(path).is_dir() and not checkpoint_files(path):
         raise UserError(
-            f"{path} holds neither checkpoints nor {hub.WEIGHTS}; name a folder of a run that has "
+            f"{path} holds neither checkpoints nor {WEIGHTS}; name a folder of a run that has "
             "been saved, such as runs/demo, or of an export"
         )
     return load_checkpoint(path)
@@ -96,60 +105,49 @@ def start_from(path: str, config: Config, generator: nn.Module, discriminator: n
     of its discriminator if it has one that fits. Raises UserError if the generator does not."""
     checkpoint = load_any_checkpoint(path)
     before = with_weights(build_generator, checkpoint, "generator", path).config
-    names = ("in_channels", "out_channels", "base_channels", "depth", "norm", "upsampling")
-    for name in ("generator", *names):
-        if (there := getattr(before, name)) != (here := getattr(config, name)):
-            raise UserError(f"init {path} has {name} {there}, not {here}; give --{name} {there}")
+    fields = ("in_channels", "out_channels", "base_channels", "depth", "norm", "upsampling")
+    for field in ("generator", *fields):
+        there, here = getattr(before, field), getattr(config, field)
+        if there != here:
+            raise UserError(f"init {path} has {field} {there}, not {here}; give --{field} {there}")
     generator.load_state_dict(checkpoint["generator"])
-    taken = "the generator"
-    with contextlib.suppress(AttributeError, KeyError, RuntimeError):  # none, or it does not fit
-        deepcopy(discriminator).load_state_dict(checkpoint["discriminator"])  # may fail halfway
+    loaded = "the generator"
+    if discriminator and not misfit(discriminator, checkpoint.get("discriminator")):
         discriminator.load_state_dict(checkpoint["discriminator"])
-        taken = "the generator and the discriminator"
-    print(f"starting from {taken} of {path}")
+        loaded += " and the discriminator"
+    print(f"starting from {loaded} of {path}")
 
 
 def with_weights(build, checkpoint: dict, name: str, path: str | Path) -> nn.Module:
-    """The network that `build` makes, with the weights `name` of a checkpoint, for inference."""
+    """The network that `build` makes, with the weights `name` of a checkpoint, for inference.
+    Raises UserError if they do not fit."""
     try:
         config = config_from_dict(checkpoint["config"])
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         network = build(config)
-    try:
-        weights = {key: value.float().contiguous() for key, value in checkpoint[name].items()}
-        network.load_state_dict(weights, assign=True)
-    except (AttributeError, KeyError, RuntimeError) as error:
-        raise UserError(f"{path}: its {name} does not fit its configuration: {error}") from error
+    reason = misfit(network, checkpoint[name])
+    if reason:
+        raise UserError(f"{path}: its {name} does not fit its configuration: {reason}")
+    weights = {key: value.float().contiguous() for key, value in checkpoint[name].items()}
+    network.load_state_dict(weights, assign=True)
     network.config = config
     return network.eval().requires_grad_(False)
 
 
-def read_port(path: Path) -> dict:
-    """The checkpoint of the PyTorch port's latest_net_G.pth, with the latest_net_D.pth beside it.
-    Raises UserError if it is not a unet generator with batch norm."""
-    weights, sizes = port.read_generator(path)
-    try:
-        config = Config(direction="AtoB", dropout_layers="port", **sizes)
-        with torch.device("meta"):
-            ours = build_generator(config).state_dict()
-            names_d = list(build_discriminator(config).state_dict())
-        fits = [value.shape for value in weights] == [value.shape for value in ours.values()]
-    except UserError:
-        fits = False
-    if not fits:
-        raise UserError(
-            f"{path} is none of the port's unet generators with batch norm (unet_128, unet_256), "
-            "the only ones that fit"
-        )
-    generator = dict(zip(ours, weights, strict=True))
-    checkpoint = {"config": dataclasses.asdict(config), "generator": generator, "step": 0}
-    beside = path.with_name(path.name.replace("_G.", "_D."))
-    if beside != path and beside.exists():
-        weights = port.read_weights(beside)
-        checkpoint["discriminator"] = dict(zip(names_d, weights, strict=False))
-    return checkpoint
+def misfit(network: nn.Module, weights: dict | None) -> str | None:
+    """Says why weights are not those of a network, by name and shape; None if they are."""
+    if not isinstance(weights, dict):
+        return "there are no weights"
+    expected = network.state_dict()
+    for name in expected.keys() ^ weights.keys():
+        return f"{name} is {'missing' if name in expected else 'not part of it'}"
+    for name, weight in expected.items():
+        found = weights[name].shape if isinstance(weights[name], Tensor) else None
+        if found != weight.shape:
+            return f"{name} has the shape {found and list(found)}, not {list(weight.shape)}"
+    return None
 
 
 # ---- Translation ------------------------------------------------------------------------------
@@ -160,7 +158,7 @@ def generate(generator: nn.Module, x: Tensor, seed: int = 0, noise: bool = True)
     """G(x, z) with z drawn from `seed`. Other random numbers are unaffected. x: (B, C, H, W) in
     [-1, 1], H and W multiples of 2**depth. Use B = 1, as the paper does: norms use the statistics
     of the batch, so its images change each other."""
-    with own_randomness(seed, x.device):
+    with seeded(seed, x.device):
         return generator(x, noise=noise)
 
 
@@ -211,7 +209,7 @@ def translate(
             raise UserError(f"the mask is {sizes[0]}, its image {sizes[1]}; sizes must be equal")
     run = partial(generate_any_size, generator, seed=seed, noise=noise)
     if tile or task.tile:
-        run = partial(in_tiles, run, side=tile or task.tile)
+        run = partial(apply_in_tiles, run, side=tile or task.tile)
     y = task.translate(x, run, mask)
     if config.target_range:
         return from_unit(y.permute(1, 2, 0).numpy(), config.target_range)
@@ -220,7 +218,7 @@ def translate(
 
 def sample_grid(groups: list[tuple[Tensor, ...]], across: int = 1, titles=()) -> Image.Image:
     """Draws groups of images (C, H, W) in [-1, 1], such as input | output, `across` in a row."""
-    images = on_squares([image for group in groups for image in group])
+    images = center_on_squares([image for group in groups for image in group])
     columns = across * len(groups[0])
     rows = [images[i : i + columns] for i in range(0, len(images), columns)]
     return image_grid(rows, [*titles] * (len(rows[0]) // len(groups[0])))
@@ -243,11 +241,11 @@ def save_checkpoint(path: Path, config: Config, **state) -> None:
     with replacing(path) as temporary:
         with open(temporary, "wb") as file:  # to a path, torch.save hides the errors of a full disk
             torch.save(checkpoint, file)
-        reason = damage(temporary)
+        reason = find_damage(temporary)
         if reason:
             raise UserError(f"{path} was damaged while it was written ({reason}): check the disk")
-        if path.name == "latest.pt" and path.exists() and not damage(path):
-            patiently(os.replace, path, path.with_name("previous.pt"))
+        if path.name == "latest.pt" and path.exists() and not find_damage(path):
+            retry_while_locked(os.replace, path, path.with_name("previous.pt"))
 
 
 def run_folder(path: str | Path) -> Path:
@@ -294,7 +292,7 @@ def load_checkpoint(path: str | Path) -> dict:
 def read_checkpoint(path: Path) -> dict:
     """Reads a checkpoint file without running code from it. Raises DamagedError or UserError."""
     if path.suffix == ".pth":
-        return read_port(path)
+        return junyanz.read_checkpoint(path)
     values = load_tensors(path)
     version = values.get("format")
     if type(version) is int and version > CHECKPOINT_FORMAT:

@@ -4,10 +4,9 @@ import math
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from engine.files import read_json, replacing
-from engine.images import GAP, image_grid, natural_order
 from engine.log import read_log
 
 # The panels of curves.png: title, and the label of each column of log.csv in it.
@@ -23,7 +22,9 @@ CHANCE = {"cross_entropy": math.log(2), "least_squares": 0.25}
 
 ROWS_LOST = 40  # of the log, by default 2,000 steps, for which D's loss must stay near 0
 
-FRAMES, ROWS, SIDE = 40, 4, 160  # of progress.gif; the side of its images is in px
+GAP = 4  # px around each image of a sample grid
+
+FRAMES, ROWS, SIDE, TITLE = 40, 4, 160, 24  # of progress.gif; the last two in px
 
 
 def draw_curves(run: str | Path) -> Path | None:
@@ -78,15 +79,12 @@ def warnings(run: str | Path, samples: Path) -> list[str]:
 def draw_progress(run: str | Path) -> Path | None:
     """Draws the samples over the epochs, progress.gif, into a run folder. Returns its path, or None
     if there are no samples."""
-    files = sorted((Path(run) / "samples").glob("epoch_[0-9]*.png"), key=natural_order)
+    files = sorted((Path(run) / "samples").glob("epoch_[0-9]*.png"), key=epoch_of)
     if not files:
         return None
-    frames, files = [], evenly(files, FRAMES)
-    count = min(len(sample_rows(file)) for file in files)
-    for file in files:
-        rows = [[image.resize((SIDE, SIDE)) for image in row] for row in sample_rows(file)[:count]]
-        title = f"epoch {int(file.stem.removeprefix('epoch_'))}"
-        frames.append(image_grid(rows, ["input", title, "target"]))
+    frames = [progress_frame(file) for file in evenly(files, FRAMES)]
+    height = min(frame.height for frame in frames)  # of a resumed run with other sample_images
+    frames = [frame.crop((0, 0, frame.width, height)) for frame in frames]
     # One palette for all frames: faster, and unchanged pixels take no space.
     palette = frames[-1].quantize(256)
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
@@ -98,15 +96,35 @@ def draw_progress(run: str | Path) -> Path | None:
     return path
 
 
-def sample_rows(path: Path) -> list[list[Image.Image]]:
-    """The first rows of a sample grid, each input, output and target."""
-    with Image.open(path) as image:
-        image = image.convert("RGB")
-    pitch = (image.width - GAP) // 3  # the layout of images.image_grid
-    count = min(ROWS, (image.height - GAP) // pitch)
-    corners = [[(GAP + x * pitch, GAP + y * pitch) for x in range(3)] for y in range(count)]
-    side = pitch - GAP
-    return [[image.crop((x, y, x + side, y + side)) for x, y in row] for row in corners]
+def progress_frame(file: Path) -> Image.Image:
+    """The first rows of a sample grid, with titles above."""
+    rows, pitch = sample_rows(file)[:ROWS], SIDE + GAP
+    frame = Image.new("RGB", (GAP + 3 * pitch, TITLE + GAP + len(rows) * pitch), "white")
+    draw, font = ImageDraw.Draw(frame), ImageFont.load_default(size=14)
+    for column, title in enumerate(("input", f"epoch {epoch_of(file)}", "target")):
+        place = (GAP / 2 + (column + 0.5) * pitch, TITLE / 2)
+        draw.text(place, title, "black", font, anchor="mm")
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            place = (GAP + x * pitch, TITLE + GAP + y * pitch)
+            frame.paste(image.resize((SIDE, SIDE)), place)
+    return frame
+
+
+def epoch_of(file: Path) -> int:
+    return int(file.stem.removeprefix("epoch_"))
+
+
+def sample_rows(file: Path) -> list[list[Image.Image]]:
+    """The rows of a sample grid, each input, output and target."""
+    with Image.open(file) as image:
+        grid = image.convert("RGB")
+    pitch = (grid.width - GAP) // 3
+    rows = []
+    for top in range(GAP, grid.height - GAP, pitch):
+        lefts = (GAP, GAP + pitch, GAP + 2 * pitch)
+        rows.append([grid.crop((x, top, x + pitch - GAP, top + pitch - GAP)) for x in lefts])
+    return rows
 
 
 def evenly(items: list, count: int) -> list:

@@ -1,4 +1,4 @@
-"""The hardware: devices, cores, random number generators, and the origin of a measurement."""
+"""The hardware: devices, cores, random number generators, and the provenance of a measurement."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.cli import UserError, quoted
+from engine.cli import UserError, shell_quote
 
 
 def choose_device(name: str) -> torch.device:
@@ -27,10 +27,12 @@ def choose_device(name: str) -> torch.device:
     names += ["cpu", *(f"cuda:{index}" for index in usable)]
     if name == "auto":
         name = names[0]
-        if name == "cpu" and unused_gpu():
-            warn_once(f"warning: {unused_gpu()}")
+        if name == "cpu" and why_gpu_is_unused():
+            warn_once(f"warning: {why_gpu_is_unused()}")
     if name not in names:
-        known = "; ".join(filter(None, [", ".join(names), "cuda" not in names and unused_gpu()]))
+        known = "; ".join(
+            filter(None, [", ".join(names), "cuda" not in names and why_gpu_is_unused()])
+        )
         raise UserError(f"device is {name!r}; this machine has {known}")
     return torch.device(name)
 
@@ -51,7 +53,7 @@ def has_code_for(index: int) -> bool:
 
 
 @cache
-def unused_gpu() -> str:
+def why_gpu_is_unused() -> str:
     """Why PyTorch cannot use the GPU that nvidia-smi reports, and what to install; else ""."""
     text, words = "", ["nvidia-smi", "--query-gpu=compute_cap,driver_version,name"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):  # there is no driver
@@ -87,10 +89,10 @@ def usable_cores() -> int:
 
 def command_line() -> str:
     """The command that started this process, ready to be repeated."""
-    return " ".join(["python", *map(quoted, sys.orig_argv[1:])])
+    return " ".join(["python", *map(shell_quote, sys.orig_argv[1:])])
 
 
-def origin(device: torch.device) -> dict[str, str]:
+def provenance(device: torch.device) -> dict[str, str]:
     """What belongs beside every figure: machine, versions, commit (+ if changed since), command."""
     name, commit = platform.machine(), ""
     with contextlib.suppress(OSError, TypeError):  # only Linux has this file
@@ -128,7 +130,7 @@ def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def own_randomness(seed: int, device: torch.device):
+def seeded(seed: int, device: torch.device):
     """Seeds the generators inside the block and restores their state after it."""
     state = rng_state(device)
     # torch.manual_seed would seed every GPU, including those whose state is not restored.

@@ -5,8 +5,6 @@
 
 import ctypes
 import warnings
-from copy import deepcopy
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -30,21 +28,13 @@ def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
     return "fp32", f"bf16 would be emulated on this {device.type} device"
 
 
-def use_bfloat16(network: nn.Module, last: nn.Module) -> None:
-    """Makes a network compute in bf16, in place. Weights, the statistics of norms and the losses
-    stay in fp32, and so does the `last` layer, whose rounding nothing would average out."""
-    device = next(network.parameters()).device.type
-    inside, outside = last.forward, network.forward
-
-    def full(x: Tensor) -> Tensor:
-        with torch.autocast(device, enabled=False):
-            return inside(x.float())
-
-    def mixed(*images: Tensor, **options) -> Tensor:
-        with torch.autocast(device, torch.bfloat16):
-            return outside(*images, **options)
-
-    last.forward, network.forward = full, mixed
+def mixed_precision(precision: str, device: torch.device) -> torch.autocast:
+    """A context in which layers compute in bf16 if `precision` is "bf16". Weights, the statistics
+    of norms, the networks' last layers and the losses stay in fp32."""
+    # Without its cache, each use of a weight casts it anew, and gradients are added up in fp32.
+    return torch.autocast(
+        device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
+    )
 
 
 def speed_up(networks: list[nn.Module], precision: str, x: Tensor) -> bool:
@@ -52,18 +42,17 @@ def speed_up(networks: list[nn.Module], precision: str, x: Tensor) -> bool:
     network takes. Returns whether Adam should be `fused`, too: not on a CPU in fp32, where results
     at batch 1 stay equal bit by bit. Elsewhere they differ by rounding."""
     device = next(networks[0].parameters()).device.type
-    modules = [module for network in networks for module in network.modules()]
     if device == "cuda":
         torch.backends.cudnn.benchmark = True
     channels_last = device in ("cpu", "cuda") and precision == "bf16"
     if device == "cuda" and precision == "fp32":  # in TF32; without it, it is slower
         channels_last = torch.cuda.get_device_capability() >= (8, 0)
+    if channels_last and device == "cpu":
+        use_matrix_products(networks[0], x)
+    modules = [module for network in networks for module in network.modules()]
     if channels_last:
-        products = small_convolutions(networks[0], x) if device == "cpu" else []
         for module in modules:
-            if module in products:
-                module.forward = partial(PRODUCTS[type(module)], module)
-            elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 module.to(memory_format=torch.channels_last)
     if device in ("cpu", "cuda"):
         for module in modules:
@@ -134,43 +123,59 @@ def in_channels_last(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) ->
 SMALL = 256  # positions of the smaller image; beyond, unfolding costs more than a product saves
 
 
-def small_convolutions(network: nn.Module, x: Tensor) -> list[nn.Module]:
-    """The 4x4 stride 2 convolutions that are faster as matrix products when `network` takes x: the
-    inner ones, where bf16 convolutions spend their time on rearranging large weights for tiny
-    images. A fifth of a step at batch 1."""
-    copy = deepcopy(network).to("meta")  # shapes without computation
-    small = set()
+def use_matrix_products(network: nn.Module, x: Tensor) -> None:
+    """Replaces, in place, the 4x4 stride 2 convolutions that are faster as matrix products when
+    `network` takes x: the inner ones, where bf16 convolutions spend their time on rearranging large
+    weights for tiny images. Saves a fifth of a step at batch 1."""
+    small = []
 
     def look(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         image = output if isinstance(module, nn.Conv2d) else inputs[0]
-        if len(image) * image.shape[-2] * image.shape[-1] <= SMALL:
-            small.add(module)
+        if len(x) * image.shape[-2] * image.shape[-1] <= SMALL:
+            small.append(module)
 
-    for module in copy.modules():
+    hooks = []
+    for module in network.modules():
         plain = type(module) in PRODUCTS and module.kernel_size == (4, 4)
         if plain and module.stride == (2, 2) and module.bias is None:
-            module.register_forward_hook(look)
-    copy(x.to("meta"))
-    pairs = zip(network.modules(), copy.modules(), strict=True)
-    return [module for module, copied in pairs if copied in small]
+            hooks.append(module.register_forward_hook(look))
+    with torch.no_grad():
+        network(torch.zeros_like(x[:1], device="cpu"), noise=False)
+    for hook in hooks:
+        hook.remove()
+    for name, module in list(network.named_modules()):
+        if module in small:
+            network.set_submodule(name, PRODUCTS[type(module)](module))
 
 
-def multiply_down(convolution: nn.Conv2d, x: Tensor) -> Tensor:
-    """The 4x4 stride 2 convolution as a matrix product: (B, C, H, W) -> (B, C', H/2, W/2)."""
-    height, width = x.shape[-2:]
-    patches = F.unfold(x, 4, padding=1, stride=2).transpose(1, 2)  # (B, H/2 * W/2, C * 16)
-    y = F.linear(patches, convolution.weight.flatten(1)).transpose(1, 2)
-    return y.contiguous().unflatten(2, (height // 2, width // 2))
+class DownProduct(nn.Module):
+    """A 4x4 stride 2 convolution as a matrix product: (B, C, H, W) -> (B, C', H/2, W/2)."""
+
+    def __init__(self, convolution: nn.Conv2d):
+        super().__init__()
+        self.weight = convolution.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        patches = F.unfold(x, 4, padding=1, stride=2).transpose(1, 2)  # (B, H/2 * W/2, C * 16)
+        y = F.linear(patches, self.weight.flatten(1)).transpose(1, 2)
+        return y.contiguous().unflatten(2, (height // 2, width // 2))
 
 
-def multiply_up(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+class UpProduct(nn.Module):
     """The 4x4 stride 2 transposed convolution likewise: (B, C, H, W) -> (B, C', 2H, 2W)."""
-    height, width = x.shape[-2:]
-    patches = x.flatten(2).transpose(1, 2) @ convolution.weight.flatten(1)  # (B, H * W, C' * 16)
-    return F.fold(patches.transpose(1, 2), (2 * height, 2 * width), 4, padding=1, stride=2)
+
+    def __init__(self, convolution: nn.ConvTranspose2d):
+        super().__init__()
+        self.weight = convolution.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        patches = x.flatten(2).transpose(1, 2) @ self.weight.flatten(1)  # (B, H * W, C' * 16)
+        return F.fold(patches.transpose(1, 2), (2 * height, 2 * width), 4, padding=1, stride=2)
 
 
-PRODUCTS = {nn.Conv2d: multiply_down, nn.ConvTranspose2d: multiply_up}
+PRODUCTS = {nn.Conv2d: DownProduct, nn.ConvTranspose2d: UpProduct}
 
 
 class GraphedStep:

@@ -6,8 +6,10 @@ import os
 import time
 import zipfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from engine.cli import UserError
@@ -18,9 +20,9 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def patiently(function, *arguments):
-    """The result of a function of files. For 20 seconds, a PermissionError makes it try again:
-    Windows raises it while a virus scanner, Excel or evaluate.py has the file open."""
+def retry_while_locked(function, *arguments):
+    """Calls a function and returns its result. Retries for 20 seconds after a PermissionError,
+    which Windows raises while a virus scanner, Excel or evaluate.py has the file open."""
     for _ in range(100):
         with contextlib.suppress(PermissionError):
             return function(*arguments)
@@ -29,8 +31,8 @@ def patiently(function, *arguments):
 
 
 @contextlib.contextmanager
-def naming(path: Path):
-    """Raises UserError, which names the file, where writing inside the block fails."""
+def reporting_write_errors(path: Path):
+    """Turns a failure to write inside the block into a UserError that names the file."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -47,11 +49,11 @@ def replacing(path: str | Path):
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with naming(path):
+        with reporting_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            patiently(flush_to_disk, temporary)
-            patiently(os.replace, temporary, path)
+            retry_while_locked(flush_to_disk, temporary)
+            retry_while_locked(os.replace, temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -61,6 +63,35 @@ def write_text(path: str | Path, text: str) -> None:
     """Writes UTF-8, atomically. Bytes of file names that are no text pass through unchanged."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Writes a PNG, atomically, and creates its folder."""
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+@contextlib.contextmanager
+def creating_folder(folder: Path):
+    """Yields a path to make a folder at; it becomes `folder` when it is complete, and is removed
+    after an error. Raises UserError if `folder` exists."""
+    if folder.exists():
+        raise UserError(f"{folder} already exists; remove it or choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f"{folder.name}.unfinished-", dir=folder.parent) as unfinished:
+        complete = Path(unfinished, folder.name)
+        yield complete
+        retry_while_locked(complete.rename, folder)
+
+
+def report_skipped(skipped: list[str], folder: Path) -> None:
+    """Prints which files were left out, and writes all reasons to skipped.txt."""
+    (folder / "skipped.txt").unlink(missing_ok=True)  # of an earlier run
+    skipped = list(dict.fromkeys(skipped))
+    if skipped:
+        write_text(folder / "skipped.txt", "\n".join(skipped) + "\n")
+        print(f"{len(skipped)} files were left out ({folder / 'skipped.txt'}):")
+        print(*(f"  {line}" for line in skipped[:20]), sep="\n")
 
 
 def read_json(path: Path) -> dict:
@@ -75,16 +106,16 @@ def read_json(path: Path) -> dict:
     return values
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with a file written by torch.save, None if nothing: its contents are compared
-    with the checksums, which torch.load ignores."""
+def find_damage(path: Path) -> str | None:
+    """Returns what is wrong with a file written by torch.save, or None: compares its contents with
+    their checksums, which torch.load ignores."""
     try:
         with zipfile.ZipFile(path) as archive:
             # torch.save never compresses; a small compressed file could expand without limit.
             if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
                 return "it is compressed"
             broken = archive.testzip()
-    except Exception as error:  # zipfile raises nearly anything on a damaged file
+    except Exception as error:  # zipfile has no common error for damaged files
         return str(error) or type(error).__name__
     return f"its part {broken!r} does not match its checksum" if broken else None
 
@@ -96,12 +127,12 @@ class DamagedError(UserError):
 def load_tensors(path: Path) -> dict:
     """Reads a dict that torch.save wrote, on the CPU, without running code from it. Raises
     DamagedError, or UserError if it is none or declares more tensors than it holds."""
-    reason = damage(path)
+    reason = find_damage(path)
     if reason:
         raise DamagedError(f"{path} cannot be read as a checkpoint: {reason}")
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises nearly anything on a bad file
+    except Exception as error:  # torch.load has no common error for bad files
         reason = str(error).partition(". ")[0] or type(error).__name__
         raise DamagedError(f"{path} cannot be read as a checkpoint: {reason}") from error
     tensors = list(tensors_of(values))

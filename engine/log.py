@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from engine.cli import UserError
-from engine.files import flush_to_disk, naming, patiently, write_text
+from engine.files import flush_to_disk, reporting_write_errors, retry_while_locked, write_text
 from engine.processes import Processes
 
 
@@ -96,7 +96,7 @@ class Log:
     def write_row(self) -> None:
         row, self.pending = self.pending, {}
         self.lines += self.line(row) if row else ""
-        with naming(self.path):
+        with reporting_write_errors(self.path):
             with contextlib.suppress(PermissionError):  # they are written with the next row
                 self.append()
             step = row.pop("step", 0)
@@ -116,15 +116,15 @@ class Log:
     def flush(self) -> None:
         """Onto the disk: a checkpoint must not be ahead of the log, unless it is open elsewhere."""
         self.write_row()
-        with naming(self.path), contextlib.suppress(PermissionError):
+        with reporting_write_errors(self.path), contextlib.suppress(PermissionError):
             self.events.flush()
             flush_to_disk(self.path)
 
     def close(self) -> None:
         self.write_row()
         self.events.close()
-        with naming(self.path):
-            patiently(self.append)
+        with reporting_write_errors(self.path):
+            retry_while_locked(self.append)
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:

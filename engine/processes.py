@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from engine.cli import UserError
-from engine.files import patiently
+from engine.files import retry_while_locked
 
 
 class Processes:
@@ -56,8 +56,8 @@ class Processes:
             return network
         return torch.nn.parallel.DistributedDataParallel(network)
 
-    def draw_own_noise(self, seed: int) -> None:
-        """Gives each process but the first, which keeps its state, its own random numbers."""
+    def seed_this_process(self, seed: int) -> None:
+        """Seeds the noise of each process but the first, which keeps its state."""
         if not self.first:
             torch.manual_seed(seed + self.rank)
 
@@ -110,7 +110,7 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path):
+def lock_run(folder: Path):
     """Locks a run's folder against other runs and removes half-written files of killed ones. Of
     several processes, the first does so for all. Raises UserError if the folder is in use."""
     if os.environ.get("RANK", "0") != "0":
@@ -129,7 +129,7 @@ def alone_in(folder: Path):
     try:
         for place in (folder, folder / "samples", folder / "checkpoints"):
             for left in place.glob(".*.[0-9]*.tmp"):  # named by files.replacing
-                patiently(left.unlink)
+                retry_while_locked(left.unlink)
         yield
     finally:
         lock.release()

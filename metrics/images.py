@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.images import eight_bits, shown
+from images.pixels import eight_bits, visible_channels
 
 
 def score(output: Tensor, target: Tensor) -> dict[str, float]:
@@ -27,7 +27,7 @@ def sharpness(image: Tensor) -> float:
     """The mean magnitude of the gradient of the lightness L (Lab), in L per pixel. image: (C, H, W)
     in [-1, 1], C 1 or 3; rounded to 8 bits first, so that the value can be computed from the saved
     file. Blur, to which the L1 loss alone leads (Section 4.2), lowers it."""
-    pixels = eight_bits(shown(image)).expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
+    pixels = eight_bits(visible_channels(image)).expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
     lab = cv2.cvtColor(np.ascontiguousarray(pixels) / np.float32(255), cv2.COLOR_RGB2Lab)
     lightness = lab[:, :, 0]
     right, down = np.diff(lightness, axis=1)[:-1], np.diff(lightness, axis=0)[:, :-1]

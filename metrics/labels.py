@@ -11,7 +11,7 @@ from torch import Tensor
 
 from config import Config
 from engine.cli import UserError
-from engine.images import eight_bits
+from images.pixels import eight_bits
 from metrics.palettes import Palette, find_palette
 
 

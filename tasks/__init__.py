@@ -4,23 +4,24 @@
 photos. docs/tasks.md shows them all.
 """
 
-from importlib import import_module
-
 from config import Config
 from tasks.base import Task
+from tasks.colorization import Colorization
+from tasks.edges import Edges
+from tasks.inpainting import Inpainting
+from tasks.style import Style
+from tasks.super_resolution import SuperResolution
 
-# Imported by name, so that a task's own imports, such as OpenCV, cost nothing elsewhere.
 TASKS = {
-    "pairs": "tasks.base.Task",
-    "colorization": "tasks.colorization.Colorization",
-    "inpainting": "tasks.inpainting.Inpainting",
-    "super_resolution": "tasks.super_resolution.SuperResolution",
-    "edges": "tasks.edges.Edges",
-    "style": "tasks.style.Style",
+    "pairs": Task,
+    "colorization": Colorization,
+    "inpainting": Inpainting,
+    "super_resolution": SuperResolution,
+    "edges": Edges,
+    "style": Style,
 }
 
 
 def task_of(config: Config) -> Task:
     """The task of a configuration."""
-    module, _, name = TASKS[config.task].rpartition(".")
-    return getattr(import_module(module), name)(config)
+    return TASKS[config.task](config)

@@ -1,41 +1,71 @@
-"""The interface of a task; `Task` itself reads both images of a pair from files.
+"""The interface of a task: where pairs come from, and how an image of any size is translated.
 
 Images are (C, H, W) floats in [-1, 1], C 1 or 3, unless a task says otherwise.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from config import Config
 from engine.cli import UserError
-from engine.images import resize
+from images.pairs import Pair, Picture, find_pairs, find_photos, half_of, read_pair
+from images.pixels import resize, to_tensor
+from images.ranges import to_unit
+from images.reading import read_image
+from metrics.palettes import find_palette
+
+Refuse = Callable[[UserError], None]  # called for each bad file; stops, or notes it
 
 
 class Task:
-    """Pairs from files. Other tasks make their pairs from photos and override how."""
+    """Pairs whose x and y are both files."""
 
     tile = 0  # side of the tiles in which images are translated; 0: whole
 
     def __init__(self, config: Config):
         self.config = config
-        self.from_photos = config.task != "pairs"
         self.channels = config.in_channels  # of an image passed to `translate`
-        self.photo_channels = 1 if config.out_channels == 1 else 3  # that a photo is read with
-        # Channels kept in the cache: those of a photo, or of both images.
-        both = config.in_channels + config.out_channels
-        self.cached_channels = self.photo_channels if self.from_photos else both
+        self.ranges = (config.input_range, config.target_range)  # of x and y
+        values = 4 if any(self.ranges) else 1  # bytes of each
+        self.bytes_per_pixel = (config.in_channels + config.out_channels) * values
+        self.to_labels = False  # whether the targets are label maps of a known palette
 
-    def prepare(self, refuse: Callable[[UserError], None]) -> None:
-        """Reads what training needs besides the photos. Calls `refuse` for each bad file."""
+    def find(self, split: str, refuse: Refuse) -> tuple[str, list[Pair]]:
+        """The pairs of a split, and the split that was used. Raises UserError."""
+        self.to_labels = self.config.direction == "AtoB" and find_palette(self.config) is not None
+        return find_pairs(Path(self.config.data_root), split, refuse)
 
-    def target(self, photo: np.ndarray) -> np.ndarray:
-        """Makes the target for a photo, uint8 (S, S, C); both then get the same crop and flip."""
-        return photo
+    def read(self, pair: Pair) -> list[Picture]:
+        """x and y as in their files. Raises UserError."""
+        order = 1 if self.config.direction == "AtoB" else -1
+        a, b = self.ranges[::order]
+        images = list(read_pair(pair, (bool(a), bool(b))))[::order]
+        wanted = (self.config.in_channels, self.config.out_channels)
+        found = tuple(
+            image.shape[2] if isinstance(image, np.ndarray) else count
+            for image, count in zip(images, wanted, strict=True)
+        )
+        if found != wanted:
+            counts = "{} channels of input and {} of target".format(*found)
+            fields = "in_channels and out_channels are {} and {}".format(*wanted)
+            raise UserError(f"{pair.a[0]} has {counts}; {fields}")
+        return images
 
-    def pair(self, x: Tensor, y: Tensor, random: np.random.Generator) -> dict[str, Tensor]:
-        """Makes {"input", "target"} of both images after crop and flip, on the CPU."""
+    def resize(self, images: list[Picture], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """x and y as arrays of a width and height; see `fit`. Target labels are not blended, as the
+        result could be the colors of other classes."""
+        x = fit(images[0], size, self.config.in_channels, self.ranges[0])
+        y = fit(images[1], size, self.config.out_channels, self.ranges[1], self.to_labels)
+        return x, y
+
+    def pair(
+        self, x: np.ndarray, y: np.ndarray, random: np.random.Generator
+    ) -> dict[str, np.ndarray | Tensor]:
+        """{"input", "target"} of both images after crop and flip."""
         return {"input": x, "target": y}
 
     def show(self, pair: dict[str, Tensor], y: Tensor) -> Tensor:
@@ -47,6 +77,68 @@ class Task:
     ) -> Tensor:
         """Translates an image of any size, on the CPU. `run` is the generator, for any size."""
         return run(image)
+
+
+class PhotoTask(Task):
+    """Makes x, y or both from photos. Tasks override what differs: `prepare`, `target`,
+    `make_pair`, `show` and `translate`."""
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.part = config.part
+        self.photo_channels = 1 if config.out_channels == 1 else 3  # that a photo is read with
+        self.bytes_per_pixel = self.photo_channels  # x and y are one image until `make_pair`
+
+    def find(self, split, refuse):
+        self.prepare(refuse)
+        root = Path(self.config.data_root)
+        if (root / self.part).is_dir():  # A and B in their own folders
+            root, self.part = root / self.part, "whole"
+        elif (root / "A").is_dir():
+            raise UserError(f"{root} has folders A and B; choose one with --part A or --part B")
+        return find_photos(root, split, refuse)
+
+    def read(self, pair):
+        return [half_of(read_image(pair.a[0]), self.part)]
+
+    def resize(self, images, size):
+        """The photo, of which a square takes the center, and the target for it."""
+        image = images[0].convert("L" if self.photo_channels == 1 else "RGB")
+        if self.config.resize == "stretch":
+            image = ImageOps.fit(image, size, Image.Resampling.BICUBIC)
+        photo = fit(image, size, self.photo_channels)
+        return photo, self.target(photo)
+
+    def pair(self, x, y, random):
+        return self.make_pair(to_tensor(x), to_tensor(y), random)
+
+    def prepare(self, refuse: Refuse) -> None:
+        """Reads what training needs besides the photos."""
+
+    def target(self, photo: np.ndarray) -> np.ndarray:
+        """Makes the target for a photo, uint8 (S, S, C); both then get the same crop and flip."""
+        return photo
+
+    def make_pair(self, x: Tensor, y: Tensor, random: np.random.Generator) -> dict[str, Tensor]:
+        """{"input", "target"} of the photo x and its target y after crop and flip, on the CPU."""
+        return {"input": x, "target": y}
+
+
+def fit(
+    image: Picture,
+    size: tuple[int, int],
+    channels: int,
+    value_range: str = "",
+    nearest: bool = False,
+) -> np.ndarray:
+    """An image or an array, resized to a width and height, (H, W, channels): uint8, or float32 in
+    [-1, 1] if it is an array, whose values are in `value_range`."""
+    if isinstance(image, np.ndarray):
+        tensor = to_tensor(to_unit(image, value_range))
+        return resize(tensor, size[::-1]).permute(1, 2, 0).numpy()
+    how = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
+    image = image.convert("L" if channels == 1 else "RGB").resize(size, how)
+    return np.asarray(image).reshape(image.height, image.width, channels)
 
 
 def at_training_size(image: Tensor, side: int) -> Tensor:

@@ -4,18 +4,18 @@ import cv2
 import torch
 from torch import Tensor
 
-from engine.images import resize
-from tasks.base import Task, at_training_size
+from images.pixels import resize
+from tasks.base import PhotoTask, at_training_size
 
 
-class Colorization(Task):
+class Colorization(PhotoTask):
     """The input is the lightness, L/50 - 1, (1, H, W); the target the color, ab/110, (2, H, W)."""
 
     def __init__(self, config):
         super().__init__(config)
         self.channels = 3
 
-    def pair(self, x, y, random):
+    def make_pair(self, x, y, random):
         light, color = to_lab(y)
         return {"input": light, "target": color}
 

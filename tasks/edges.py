@@ -4,14 +4,14 @@ import cv2
 import torch
 from torch import Tensor
 
-from engine.images import eight_bits
-from tasks.base import Task
+from images.pixels import eight_bits
+from tasks.base import PhotoTask
 
 
-class Edges(Task):
+class Edges(PhotoTask):
     """The input is the drawing, the target the photo."""
 
-    def pair(self, x, y, random):
+    def make_pair(self, x, y, random):
         return {"input": draw(y).repeat(self.config.in_channels, 1, 1), "target": y}
 
 

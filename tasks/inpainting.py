@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.cli import UserError
-from engine.images import find_images, read_image, resize, to_tensor
-from tasks.base import Task, at_training_size
+from images.pixels import resize, to_tensor
+from images.reading import find_images, read_image
+from tasks.base import PhotoTask, at_training_size
 
 
-class Inpainting(Task):
+class Inpainting(PhotoTask):
     """The hole is white in the input, as in the Lua code. Pairs have a third entry, "mask"."""
 
     masks: tuple[Tensor, ...] = ()  # (1, S, S) bool, to train with, if config.mask is a folder
@@ -22,7 +23,7 @@ class Inpainting(Task):
         if self.config.mask not in ("centre", "random"):
             self.masks = read_masks(Path(self.config.mask), self.config.crop_size, refuse)
 
-    def pair(self, x, y, random):
+    def make_pair(self, x, y, random):
         hole = self.hole(*y.shape[-2:], random)
         return {"input": y.masked_fill(hole, 1.0), "target": y, "mask": hole}
 

@@ -2,15 +2,15 @@
 
 import cv2
 
-from tasks.base import Task
+from tasks.base import PhotoTask
 
 
-class Style(Task):
+class Style(PhotoTask):
     """The input is the photo, the target its painting in ink and wash."""
 
     def __init__(self, config):
         super().__init__(config)
-        self.cached_channels = 2 * self.photo_channels  # the photo and its painting
+        self.bytes_per_pixel = 2 * self.photo_channels  # the photo and its painting
 
     def target(self, photo):
         large = cv2.resize(photo, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)  # finer outlines

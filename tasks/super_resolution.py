@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from engine.images import eight_bits, resize
-from tasks.base import Task
+from images.pixels import eight_bits, resize
+from tasks.base import PhotoTask
 
 
-class SuperResolution(Task):
+class SuperResolution(PhotoTask):
     """Enlarges by `config.factor`. Translates in tiles of the size of training, so that the norms
     see as much at a time as they did then, and any size fits into memory."""
 
@@ -14,7 +14,7 @@ class SuperResolution(Task):
         super().__init__(config)
         self.tile = config.crop_size
 
-    def pair(self, x, y, random):
+    def make_pair(self, x, y, random):
         height, width = (side // self.config.factor for side in y.shape[-2:])
         y = y[:, : height * self.config.factor, : width * self.config.factor]
         small = resize(y, (height, width))

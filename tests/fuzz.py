@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from engine.cli import UserError
-from engine.images import ENDINGS, MAX_PIXELS, read_image
+from images.reading import ENDINGS, MAX_PIXELS, read_image
 
 SECONDS = 20  # for a file, at most
 MEMORY = 1.5e9  # bytes of that process, at most; a picture of 67 megapixels has 0.2e9

@@ -21,10 +21,11 @@ import dataset
 import evaluate
 import train
 from dataset import PairedDataset
-from engine.arrays import from_unit, read_array, to_unit, write_array
 from engine.cli import UserError
 from engine.files import read_json
 from generator import UNetGenerator
+from images.arrays import read_array, write_array
+from images.ranges import from_unit, to_unit
 from tools import reproduce
 from utils import load_generator, translate
 
@@ -186,7 +187,7 @@ def test_measuring_a_range_takes_little_memory(tmp_path):
     config = config_for(tmp_path, tmp_path / "run", **fields, input_range="1% 99%")
     config = dataclasses.replace(config, target_range="1% 99%")
     tracemalloc.start()
-    measured = dataset.with_measured_ranges(config)
+    measured = dataset.resolve_ranges(config)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 100e6  # all pairs would take 168 MB

@@ -12,9 +12,10 @@ import dataset
 import evaluate
 import train
 from dataset import PairedDataset
-from engine import images
 from engine.cli import UserError
-from engine.images import plan_outputs, read_image
+from images import reading
+from images.outputs import plan_outputs
+from images.reading import read_image
 from tests import fuzz
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -133,7 +134,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 def test_a_file_that_declares_itself_huge_is_refused(tmp_path, monkeypatch):
     Image.new("1", (300, 300)).save(tmp_path / "1.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 300 * 300 - 1)
+    monkeypatch.setattr(reading, "MAX_PIXELS", 300 * 300 - 1)
     with pytest.raises(UserError, match=r"1\.png: it is 300x300"):
         read_image(tmp_path / "1.png")
 

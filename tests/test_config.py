@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from config import DEFAULT, PRESETS, Config, config_from_dict, require_data, resumed
+from config import DEFAULT, PRESETS, Config, config_from_dict, require_data, resume_config
 from engine.cli import UserError
 from train import parse_arguments
 
@@ -186,6 +186,6 @@ def test_a_saved_configuration_is_read_back():
 
 def test_a_resumed_run_keeps_what_determines_its_result():
     config = PRESETS["demo"]
-    assert resumed(config, {"epochs": 99, "device": "cpu"}).epochs == 99
+    assert resume_config(dataclasses.asdict(config), {"epochs": 99, "device": "cpu"}).epochs == 99
     with pytest.raises(UserError, match="base_channels was 32"):
-        resumed(config, {"base_channels": 16})
+        resume_config(dataclasses.asdict(config), {"base_channels": 16})

@@ -13,8 +13,8 @@ from PIL import Image
 from config import Config
 from dataset import PairedDataset, load_pairs
 from engine.cli import UserError
-from engine.images import eight_bits
-from engine.loading import TrainingOrder
+from engine.order import TrainingOrder
+from images.pixels import eight_bits
 
 FACADES = REPOSITORY / "data" / "facades"  # if it was downloaded
 
@@ -150,7 +150,7 @@ def test_only_training_on_a_gpu_pins_memory(mapped, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (6, 1))
-    monkeypatch.setattr("dataset.load_batches", lambda data, order, workers, pin: pin)
+    monkeypatch.setattr("dataset.load_batches", lambda data, order, workers, pin, collate: pin)
     for device, codes, expected in (
         ("auto", "sm_60", True),
         ("auto", "sm_80", False),

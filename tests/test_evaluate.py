@@ -18,8 +18,9 @@ from config import Config
 from dataset import PairedDataset
 from engine import cli
 from engine.cli import UserError
-from engine.images import read_image, to_image
 from evaluate import evaluate_split, translations
+from images.pixels import to_image
+from images.reading import read_image
 from metrics.images import score
 from utils import load_checkpoint, load_generator, save_checkpoint, translate
 

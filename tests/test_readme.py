@@ -29,7 +29,7 @@ ELSEWHERE = {
     r"pip install .*": "pip install",
     r"pytest\b.*": "pytest",
     r"tensorboard --logdir \S+": "EventAccumulator",
-    r"python -m data\.download \w+": "data.download",
+    r"python -m data\.download \w+": "tools.download",
     r"python -m data\.make_demo": "make_demo",
     r"python -m tools\.benchmark.*": "tools.benchmark",
     r"python -m tools\.tables": "tools.tables",

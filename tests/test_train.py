@@ -40,7 +40,7 @@ CPU = torch.device("cpu")
 
 
 def setting(**fields):
-    config = Config(**{**TINY, "dropout": 0.0, **fields})
+    config = Config(**{**TINY, "precision": "fp32", "dropout": 0.0, **fields})
     model = build_model(config, CPU)
     torch.manual_seed(1)
     x, y = torch.rand(2, 2, 3, 32, 32) * 2 - 1
@@ -333,24 +333,25 @@ def test_a_run_without_a_name_takes_the_next_free_one(finished, tmp_path, monkey
         options = train.parse_arguments(["facades"])
         assert options.config.folder == Path("runs", folder)
         assert named.config.folder == Path("runs/facades")  # as given, to be refused
-        train.describe(options)
+        with pytest.raises(UserError):  # there are no images
+            train.main(["facades"])
         assert f"training {Path('runs', folder)}" in capsys.readouterr().out
-        shutil.copytree(finished, options.config.folder)
+        shutil.copytree(finished, options.config.folder, dirs_exist_ok=True)
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["maps"], "data_root data/maps does not exist; python -m data.download maps makes it"),
-        (["day2night"], "python -m data.download night2day makes it"),
+        (["maps"], "data_root data/maps does not exist; python -m tools.download maps makes it"),
+        (["day2night"], "python -m tools.download night2day makes it"),
         (["--data_root", "mine"], "data_root mine does not exist; it must be a folder of images"),
     ],
 )
 def test_a_missing_dataset_names_the_command_that_makes_it(tmp_path, monkeypatch, words, line):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=line):
-        train.describe(train.parse_arguments(words))
-    train.describe(train.parse_arguments([]))  # the demo will be drawn
+        train.main(words)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_missing_dataset_names_its_folder(tmp_path, capsys):
@@ -387,8 +388,8 @@ def test_bad_data_ends_a_real_process_in_one_line(tmp_path):
 
 def test_only_what_differs_from_the_paper_is_printed(capsys):
     with Processes(torch.device("cpu")) as processes:
-        train.settle(Config(), processes)
+        train.resolve_config(Config(), processes)
         assert capsys.readouterr().out.endswith("the paper's facades recipe\n")
-        train.settle(Config(batch_size=4), processes)
+        train.resolve_config(Config(batch_size=4), processes)
         *_, but, field = capsys.readouterr().out.splitlines()
     assert but.endswith("recipe, but:") and field.split() == ["batch_size", "4"]

@@ -12,7 +12,8 @@ import train
 import utils
 from config import Config
 from engine.cli import UserError
-from engine.images import in_tiles, to_image, to_tensor
+from images.pixels import to_image, to_tensor
+from images.tiles import apply_in_tiles
 from utils import (
     checkpoint_files,
     generate,
@@ -146,5 +147,5 @@ def test_a_grid_has_its_groups_in_rows():
 
 def test_tiles_may_have_other_channels_than_the_image():
     x = torch.rand(5, 40, 44) * 2 - 1
-    y = in_tiles(lambda part: part[:1] * 0.5, x, side=32)
+    y = apply_in_tiles(lambda part: part[:1] * 0.5, x, side=32)
     assert y.shape == (1, 40, 44) and torch.allclose(y, x[:1] * 0.5, atol=1e-6)

@@ -1,1 +1,1 @@
-"""Commands beyond train.py and evaluate.py. Nothing else imports this folder."""
+"""Commands beyond the daily three, such as `python -m tools.draw`."""

@@ -11,12 +11,34 @@ rate of a large matrix product, and Adam's bytes at that of a copy. Pairs loaded
 """
 
 import argparse
+import contextlib
+import json
+import multiprocessing
+import re
+import runpy
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
 from config import PRESETS, Config
+from dataset import PairedDataset, load_pairs
 from engine import cli
 from engine.cli import UserError
+from engine.devices import device_of, provenance
+from engine.fast import choose_precision
+from engine.fields import parse_preset
+from engine.files import write_text
+from engine.order import TrainingOrder
+from tools.make_demo import DEMO_ROOT, make_demo
+from tools.tables import described
+from train import build_model, prepare, step_function, train_step
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -26,7 +48,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--port", metavar="DIR", help="a checkout of pytorch-CycleGAN-and-pix2pix; 128 or 256 px")
     add("--turns", type=int, default=3, help="turns of each variant (default: 3)", metavar="N")
     add("--json", metavar="FILE", help="also write the results there")
-    options, preset, fields = cli.parse_preset(parser, PRESETS, "facades", argv)
+    options, preset, fields = parse_preset(parser, PRESETS, "facades", argv)
     if options.turns < 1:
         raise UserError(f"--turns is {options.turns}; it must be 1 or more")
     if options.port and not Path(options.port, "models", "networks.py").is_file():
@@ -36,33 +58,6 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     sizes = [config.batch_size] if "batch_size" in fields else [1, 8]
     options.configs = [replace(config, batch_size=size) for size in sizes]
     return options
-
-
-if __name__ == "__main__":
-    cli.early(parse_arguments)  # --help and mistakes answer before the slow imports
-
-import contextlib
-import json
-import multiprocessing
-import re
-import runpy
-import statistics
-import time
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
-
-from data.make_demo import DEMO_ROOT, make_demo
-from dataset import PairedDataset, load_pairs
-from engine.devices import device_of, origin
-from engine.fast import choose_precision
-from engine.files import write_text
-from engine.loading import TrainingOrder
-from tools.tables import described
-from train import build_model, prepare, step_function, train_step
 
 
 def port_step(folder: str, config: Config, device: torch.device):
@@ -149,13 +144,14 @@ def peak_memory(device: torch.device) -> float | None:
 
 def count_work(config: Config) -> tuple[int, int]:
     """What a textbook step cannot do without: the FLOPs of the convolutions, and Adam's bytes."""
-    device = torch.device("meta")  # shapes alone, nothing is computed
-    model = build_model(config, device)
+    device = torch.device("cpu")
+    one = replace(config, batch_size=1, precision="fp32")
+    model = build_model(one, device)
     with FlopCounterMode(display=False) as counter:
-        train_step(model, *random_batch(config, device), config)
+        train_step(model, *random_batch(one, device), one)
     weights = sum(p.numel() for network in filter(None, model[:2]) for p in network.parameters())
     # Adam reads weight, gradient and both moments, and writes all but the gradient.
-    return counter.get_total_flops(), 7 * 4 * weights
+    return counter.get_total_flops() * config.batch_size, 7 * 4 * weights
 
 
 def machine_rates(precision: str, device: torch.device) -> tuple[float, float]:
@@ -219,7 +215,7 @@ def main(argv=None) -> int:
         config = replace(config, precision=precision)
         steps += rows_of(compare(config, options.port, options.turns), config, rates)
     content = {
-        **origin(device),
+        **provenance(device),
         "crop_size": config.crop_size,
         "rates": {"TFLOP/s": rates[0] / 1e12, "GB/s": rates[1] / 1e9, "precision": precision},
         "steps": steps,

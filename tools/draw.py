@@ -10,24 +10,6 @@ saves a checkpoint. docs/draw.md describes the page.
 """
 
 import argparse
-
-from engine import cli
-from engine.cli import UserError
-
-
-def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = cli.Parser(__doc__, "python -m tools.draw [RUN ...] [--port N] [--no_browser] ...")
-    add = parser.add_argument
-    add("runs", nargs="*", default=["pretrained"], metavar="RUN", help="runs or folders of runs")
-    add("--port", type=int, default=0, help="of 127.0.0.1 (default: a free one)")
-    add("--no_browser", action="store_true", help="print the address, do not open it")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    return parser.parse_args(argv)
-
-
-if __name__ == "__main__":
-    cli.early(parse_arguments)  # --help and mistakes answer before the slow imports
-
 import contextlib
 import io
 import json
@@ -46,12 +28,26 @@ import torch
 from PIL import Image
 
 from config import Config, config_from_dict
-from engine import hub
+from engine import cli
+from engine.cli import UserError
 from engine.files import read_json
-from engine.images import find_images, natural_order, read_image, to_image, to_tensor
+from images.pixels import to_image, to_tensor
+from images.reading import find_images, natural_order, read_image
 from metrics.palettes import FILE, find_palette
+from sharing.exports import DESCRIPTION, WEIGHTS, export_folder
 from tasks.edges import draw
 from utils import checkpoint_files, load_generator, run_folder, translate
+
+
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = cli.Parser(__doc__, "python -m tools.draw [RUN ...] [--port N] [--no_browser] ...")
+    add = parser.add_argument
+    add("runs", nargs="*", default=["pretrained"], metavar="RUN", help="runs or folders of runs")
+    add("--port", type=int, default=0, help="of 127.0.0.1 (default: a free one)")
+    add("--no_browser", action="store_true", help="print the address, do not open it")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    return parser.parse_args(argv)
+
 
 PAGE = Path(__file__).with_name("draw.html")
 MAX_BYTES = 16 * 2**20  # of an upload
@@ -62,7 +58,7 @@ MAX_SIDE = 2048  # px; a larger upload is reduced
 
 def stamp_of(run: str | Path) -> int:
     """When the newest weights of a run or an export were saved; 0 if it is none."""
-    files = [Path(run, hub.WEIGHTS), *checkpoint_files(run)]
+    files = [Path(run, WEIGHTS), *checkpoint_files(run)]
     return next((file.stat().st_mtime_ns for file in files if file.is_file()), 0)
 
 
@@ -88,7 +84,7 @@ def generator_of(run: str, device: str, stamp: int) -> torch.nn.Module:
 
 def config_of(run: str) -> Config:
     """The configuration, if possible without reading the weights. Raises UserError."""
-    file = run_folder(run) / hub.DESCRIPTION
+    file = run_folder(run) / DESCRIPTION
     if not file.is_file():
         return load_generator(run).config
     values = read_json(file)
@@ -247,7 +243,7 @@ class Handler(BaseHTTPRequestHandler):
 
 def main(argv=None) -> int:
     options = parse_arguments(argv)
-    paths = [str(hub.hub_folder(p)) if hub.is_on_hub(p) else p for p in options.runs]
+    paths = [str(export_folder(path)) for path in options.runs]
     with Server(paths, options.port, options.device) as server:
         listing = server.listing()
         names = [run["name"] for run in listing if "error" not in run]

@@ -12,9 +12,19 @@ Input and output of the ONNX file are float32 (N, C, H, W) in [-1, 1], of any he
 """
 
 import argparse
+import dataclasses
+import json
+from pathlib import Path, PurePath
 
+import safetensors.torch
+from torch import Tensor, nn
+
+from config import Config
 from engine import cli
 from engine.cli import UserError
+from engine.files import replacing, write_text
+from sharing.exports import CARD, DESCRIPTION, EXPORT_FILES, WEIGHTS, is_export, quantize
+from utils import load_generator, run_folder
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -37,22 +47,6 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     return options
 
 
-if __name__ == "__main__":
-    cli.early(parse_arguments)  # --help and mistakes answer before the slow imports
-
-import dataclasses
-import json
-from pathlib import Path, PurePath
-
-import safetensors.torch
-from torch import Tensor, nn
-
-from config import Config
-from engine.files import replacing, write_text
-from engine.hub import CARD, DESCRIPTION, EXPORT_FILES, WEIGHTS, is_export, quantize
-from utils import load_generator, run_folder
-
-
 def export_generator(
     run: str | Path, folder: str | Path, precision: str = "float32", ema: bool = True
 ) -> None:
@@ -69,7 +63,7 @@ def export_generator(
     weights = stored_weights(generator, precision)
     if not all(value.isfinite().all() for value in weights.values()):
         raise UserError(f"some weights are too large for {precision}; choose another --precision")
-    version = 2 if precision == "int8" else 1  # of the format, see engine/hub.py
+    version = 2 if precision == "int8" else 1  # of the format, see sharing/exports.py
     description = {"format": version, "config": dataclasses.asdict(config)}
     if (folder / CARD).exists():
         print(f"{folder / CARD} is kept, as it may have been edited")
@@ -159,7 +153,7 @@ def main(argv=None) -> int:
         folder = Path(options.output or default)
         export_generator(run, folder, options.precision or "float32", ema)
         print(f"wrote {folder}: {', '.join(EXPORT_FILES)}")
-        print(f"next: python evaluate.py {cli.quoted(folder)} --input x.jpg --output y.png")
+        print(f"next: python evaluate.py {cli.shell_quote(folder)} --input x.jpg --output y.png")
         print(f"to share: hf upload owner/name {folder}   (then load hf://owner/name)")
     return 0
 

@@ -14,13 +14,30 @@ the labels in photos need a label reader, a generator that is trained first or g
 """
 
 import argparse
+import contextlib
+import gc
+import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import train
 from config import CHANGEABLE, DEFAULT, PRESETS, Config, config_from_dict
+from dataset import resolve_ranges
 from engine import cli
 from engine.cli import UserError
+from engine.curves import evenly
+from engine.devices import choose_device, command_line
+from engine.fast import choose_precision
+from engine.fields import parse_preset
+from engine.files import read_json, save_image, write_text
+from engine.processes import lock_run
+from evaluate import evaluate_split, label_reader
+from images.grids import image_grid
+from images.reading import find_images, read_image
+from metrics.palettes import find_palette, palette_name
+from tools.tables import described
+from utils import checkpoint_files, load_checkpoint, load_generator
 
 # What rows change in a preset, whose losses and networks are those of L1+cGAN.
 L1 = {"gan_weight": 0}
@@ -69,7 +86,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("table", choices=ROWS, help=", ".join(ROWS), metavar="TABLE")
     add("--seeds", type=int, nargs="+", default=[0], help="default: 0", metavar="N")
     add("--scorer", metavar="RUN", help="label reader of generated photos (default: trains one)")
-    options, preset, fields = cli.parse_preset(parser, PRESETS, DEFAULT, argv)
+    options, preset, fields = parse_preset(parser, PRESETS, DEFAULT, argv)
     if options.table == "table2" and options.preset == "cityscapes":
         fields = {"batch_size": 10, **fields}  # as in the paper's comparison
     base = replace(preset, **fields)
@@ -83,33 +100,12 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     return options
 
 
-if __name__ == "__main__":
-    cli.early(parse_arguments)  # --help and mistakes answer before the slow imports
-
-import contextlib
-import gc
-import json
-
-import train
-from dataset import with_measured_ranges
-from engine.curves import evenly
-from engine.devices import choose_device, command_line
-from engine.fast import choose_precision
-from engine.files import read_json, write_text
-from engine.images import find_images, image_grid, read_image, save_image
-from engine.processes import alone_in
-from evaluate import evaluate_split, label_reader
-from metrics.palettes import find_palette, palette_name
-from tools.tables import described
-from utils import checkpoint_files, load_checkpoint, load_generator
-
-
 def config_of(base: Config, changes: dict, seed: int) -> Config:
     """The configuration of a run. Its folder is named after what it changes in `base`."""
     words = [f"{name}_{value}" for name, value in changes.items() if value != getattr(base, name)]
     output = Path(base.output, "_".join(words) or "base", f"seed_{seed}")
     config = replace(base, **changes, seed=seed, output=str(output))
-    return with_measured_ranges(config)
+    return resolve_ranges(config)
 
 
 def run_once(config: Config, scorer: str | None = None) -> dict:
@@ -120,7 +116,7 @@ def run_once(config: Config, scorer: str | None = None) -> dict:
     read_by = checkpoint_files(scorer)[:1] if scorer else []
     depends_on = [asdict(config), scorer, [file.stat().st_mtime_ns for file in read_by]]
     print(f"\n==== {config.folder}")
-    with alone_in(config.folder):
+    with lock_run(config.folder):
         with contextlib.suppress(UserError):  # there is none, or it is damaged
             row = read_json(file)
             if row["depends_on"] == depends_on:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.cli import UserError
 from engine.files import replacing
-from engine.images import read_image
+from images.reading import read_image
 from tools.draw import PAGE, describe, to_png
 from tools.onnx_graph import onnx_model
 from utils import load_generator

@@ -7,7 +7,7 @@ import torch
 from conftest import REPOSITORY
 
 from engine.curves import warnings
-from engine.images import save_image
+from engine.files import save_image
 from utils import sample_grid
 
 

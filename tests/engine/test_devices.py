@@ -15,7 +15,7 @@ PASCAL, TURING, ADA, BLACKWELL = (6, 1), (7, 5), (8, 9), (12, 0)
 
 @pytest.fixture(autouse=True)
 def anew(monkeypatch):
-    for function in (devices.unused_gpu, devices.warn_once):
+    for function in (devices.why_gpu_is_unused, devices.warn_once):
         function.cache_clear()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -106,7 +106,7 @@ def test_a_machine_without_a_gpu_gets_no_advice(monkeypatch, tmp_path, capsys, a
     with_tool(monkeypatch, tmp_path, answer, code)
     assert choose_device("auto") == torch.device("cpu")
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    devices.unused_gpu.cache_clear()
+    devices.why_gpu_is_unused.cache_clear()
     assert choose_device("auto") == torch.device("cpu")
     assert capsys.readouterr().err == ""
 

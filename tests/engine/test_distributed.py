@@ -17,7 +17,7 @@ import evaluate
 import train
 from config import Config
 from dataset import PairedDataset
-from engine.loading import TrainingOrder
+from engine.order import TrainingOrder
 from train import build_model
 from utils import load_checkpoint, load_generator
 
@@ -28,7 +28,8 @@ TOGETHER = """
 import sys, torch
 from config import Config
 from dataset import PairedDataset, load_pairs
-from engine.loading import TrainingOrder, to_device
+from engine.order import TrainingOrder
+from images.pixels import to_device
 from engine.processes import Processes
 from train import build_model, train_step
 

@@ -15,14 +15,14 @@ import train
 from config import Config
 from engine.devices import rng_state, set_rng_state
 from engine.fast import (
+    DownProduct,
     GraphedStep,
+    UpProduct,
     choose_precision,
     matching_gradient,
-    multiply_down,
-    multiply_up,
     speed_up,
 )
-from engine.run import restore
+from engine.resume import restore
 from train import build_model, prepare, train_step
 from utils import load_checkpoint
 
@@ -43,14 +43,15 @@ def batch(size: int = 1, side: int = 32, device=CPU):
     return torch.rand(2, size, 3, side, side).mul(2).sub(1).to(device)
 
 
-@pytest.mark.parametrize("multiply, kind", [(multiply_down, nn.Conv2d), (multiply_up, None)])
+@pytest.mark.parametrize(
+    "product_kind, kind", [(DownProduct, nn.Conv2d), (UpProduct, nn.ConvTranspose2d)]
+)
 @pytest.mark.parametrize("size", [(2, 4), (8, 2), (16, 16)])
-def test_a_layer_as_a_matrix_product_is_the_same_function(multiply, kind, size):
-    kind = kind or nn.ConvTranspose2d
+def test_a_layer_as_a_matrix_product_is_the_same_function(product_kind, kind, size):
     layer = kind(5, 7, 4, stride=2, padding=1, bias=False).double()
     x = torch.randn(3, 5, *size, dtype=torch.float64, requires_grad=True)
     results = []
-    for function in (layer, lambda x: multiply(layer, x)):
+    for function in (layer, product_kind(layer)):
         y = function(x)
         gradients = torch.autograd.grad((y * y.cos()).sum(), [x, layer.weight])
         results.append([y, *gradients])
@@ -74,7 +75,10 @@ def test_bf16_keeps_losses_weights_and_moments_in_fp32():
     for enabled in (True, False):
         model, plain = prepared(precision="bf16", fast=enabled)
         x, y = batch()
-        losses, expected = (stacked_step(one, x, y, Config()) for one in (model, plain))
+        losses, expected = (
+            stacked_step(one, x, y, Config(precision=precision))
+            for one, precision in ((model, "bf16"), (plain, "fp32"))
+        )
         assert losses.dtype == torch.float32
         assert torch.allclose(losses, expected, rtol=0.02)
         assert not torch.equal(losses, expected)  # it did compute in bf16

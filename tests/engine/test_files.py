@@ -8,10 +8,9 @@ from conftest import config_for, log_rows
 
 import train
 import utils
-from data import creating
 from engine import log
 from engine.cli import UserError
-from engine.files import write_text
+from engine.files import creating_folder, write_text
 from engine.log import Log
 
 
@@ -74,7 +73,7 @@ def test_a_checkpoint_that_is_being_read_becomes_the_previous_one(
 
 def test_a_new_folder_that_is_being_scanned_gets_its_name(tmp_path, monkeypatch, slept):
     monkeypatch.setattr(os, "rename", refusing(os.rename, 3, "made"))
-    with creating(tmp_path / "made") as folder:
+    with creating_folder(tmp_path / "made") as folder:
         folder.mkdir()
     assert os.listdir(tmp_path) == ["made"]
 

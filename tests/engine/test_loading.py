@@ -12,8 +12,8 @@ import torch
 
 from engine import loading
 from engine.cli import UserError
-from engine.images import to_tensor
-from engine.loading import TrainingOrder, collate, in_advance, load_batches, to_device
+from engine.loading import TrainingOrder, load_batches, prefetch
+from images.pixels import collate, to_device, to_tensor
 
 
 def test_every_epoch_is_another_permutation():
@@ -58,14 +58,14 @@ def test_batches_are_made_in_advance_and_in_order():
             made.append(number)
             yield number
 
-    taken = in_advance(batches())
+    taken = prefetch(batches())
     assert made == [] and next(taken) == 1
     time.sleep(0.2)
     assert made == [1, 2, 3]  # two more than are used
     assert list(taken) == [2, 3, 4, 5]
     assert threading.active_count() == threads
 
-    taken = in_advance(batches())
+    taken = prefetch(batches())
     next(taken)
     taken.close()
     assert threading.active_count() == threads
@@ -77,7 +77,7 @@ def test_an_error_arrives_at_its_place_with_its_type():
         yield 2
         raise UserError("3.png is bad")
 
-    taken, threads = in_advance(batches()), threading.active_count()
+    taken, threads = prefetch(batches()), threading.active_count()
     assert [next(taken), next(taken)] == [1, 2]
     with pytest.raises(UserError, match=r"^3\.png is bad$"):
         next(taken)
@@ -95,7 +95,7 @@ def test_ctrl_c_ends_the_wait_for_a_batch(monkeypatch):
 
     try:
         with pytest.raises(KeyboardInterrupt):
-            list(in_advance(batches()))
+            list(prefetch(batches()))
     finally:
         signal.signal(signal.SIGINT, previous)
 

@@ -15,18 +15,18 @@ import train
 from engine import processes
 from engine.cli import UserError
 from engine.files import replacing
-from engine.processes import alone_in
+from engine.processes import lock_run
 
 
-def test_a_second_run_in_a_folder_is_refused(finished, copied, capsys, monkeypatch):
+def test_a_second_run_in_a_folder_is_refused(pairs, copied, capsys, monkeypatch):
     monkeypatch.setattr(
         processes, "FileLock", lambda path, timeout: filelock.FileLock(path, timeout=0.2)
     )
     before = (copied / "log.csv").read_text()
-    with alone_in(copied):
+    with lock_run(copied):
         line = refusal(capsys, train.main, "--resume", copied, "--epochs", 4)
         assert f"another process is training in {copied}" in line
-        line = refusal(capsys, train.main, config_for("anywhere", copied))
+        line = refusal(capsys, train.main, config_for(pairs, copied))
         assert f"another process is training in {copied}" in line
     assert (copied / "log.csv").read_text() == before
 
@@ -39,7 +39,7 @@ def test_who_resumes_waits_for_the_last_checkpoint_of_the_one_before(
     train.train(config_for(pairs, run, epochs=1))
 
     def one_before():
-        with alone_in(run):
+        with lock_run(run):
             locked.set()
             time.sleep(0.5)
             shutil.copytree(copied, run, dirs_exist_ok=True)  # saves after step 18
@@ -76,7 +76,7 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     left.parent.mkdir()
     left.write_bytes(b"half")
     (tmp_path / ".mine.tmp").write_text("mine")
-    with alone_in(tmp_path):
+    with lock_run(tmp_path):
         assert not left.exists()
     assert (tmp_path / ".mine.tmp").exists()
 

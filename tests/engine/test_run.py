@@ -27,8 +27,8 @@ import train
 from config import Config
 from dataset import PairedDataset
 from engine.cli import UserError
-from engine.loading import TrainingOrder
 from engine.log import Meter
+from engine.order import TrainingOrder
 from utils import load_checkpoint, load_generator
 
 pytestmark = pytest.mark.usefixtures("undrawn")

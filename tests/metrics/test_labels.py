@@ -15,7 +15,7 @@ from PIL import Image
 
 from config import Config
 from engine.cli import UserError
-from engine.images import eight_bits, to_image, to_tensor
+from images.pixels import eight_bits, to_image, to_tensor
 from metrics.labels import (
     LabelReader,
     class_scores,
@@ -25,7 +25,7 @@ from metrics.labels import (
 from metrics.palettes import PALETTES, Palette
 from metrics.split import SplitScores
 
-# Where python -m data.download puts the datasets.
+# Where python -m tools.download puts the datasets.
 REAL_DATA = Path(os.environ.get("PIX2PIX_DATA", REPOSITORY / "data"))
 THREE = Palette({"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}, ((0, 0, 0),))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.images import eight_bits, to_image, to_tensor
+from images.pixels import eight_bits, to_image, to_tensor
 from metrics.images import score, sharpness
 from metrics.split import SplitScores
 

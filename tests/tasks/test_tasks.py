@@ -1,7 +1,5 @@
 """Tasks that make their own pairs: the pairs, training, and images of any size."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, save_pair
+from conftest import TINY, save_pair
 from PIL import Image
 
 import evaluate
@@ -18,9 +16,10 @@ import train
 from config import PRESETS, Config
 from dataset import PairedDataset
 from engine.cli import UserError
-from engine.images import in_tiles, to_image, to_tensor
+from images.pixels import to_image, to_tensor
+from images.tiles import apply_in_tiles
 from tasks import TASKS, task_of
-from tasks.base import at_training_size
+from tasks.base import PhotoTask, at_training_size
 from tasks.colorization import from_lab, to_lab
 from tasks.edges import draw
 from tasks.inpainting import read_masks
@@ -300,7 +299,9 @@ def test_the_network_sees_images_at_the_size_of_training(photos):
             seen.append(tuple(x.shape[-2:]))
             return x.expand(channels, -1, -1)
 
-        tiled = partial(in_tiles, run, side=task.tile) if task.tile else run  # as translate does
+        tiled = (
+            partial(apply_in_tiles, run, side=task.tile) if task.tile else run
+        )  # as translate does
         result = task.translate(torch.zeros(3, 77, 131), tiled)
         assert set(seen) == {size}, name
         factor = 4 if name == "super_resolution" else 1
@@ -341,22 +342,22 @@ def test_the_central_square_of_a_photo_is_used(tmp_path):
 
 def test_tiles_leave_no_seams():
     x = torch.rand(3, 150, 107)
-    assert torch.allclose(in_tiles(lambda tile: tile * 0.5, x, 32), x * 0.5, atol=1e-6)
+    assert torch.allclose(apply_in_tiles(lambda tile: tile * 0.5, x, 32), x * 0.5, atol=1e-6)
     # Tiles of different tones blend without a step.
     tones = torch.Generator().manual_seed(0)
-    toned = in_tiles(
+    toned = apply_in_tiles(
         lambda tile: tile + torch.rand(1, generator=tones), torch.zeros(1, 150, 107), 32
     )
     steps = max(toned.diff(dim=1).abs().max(), toned.diff(dim=2).abs().max())
     assert toned.std() > 0.1 and steps < 0.15
     small = x[:, :20, :30]
-    assert in_tiles(lambda tile: tile, small, 32) is small
+    assert apply_in_tiles(lambda tile: tile, small, 32) is small
 
 
 def test_every_task_has_a_preset_that_fits_it():
     for name in FIELDS:
         assert PRESETS[name].task == name
-        assert task_of(PRESETS[name]).from_photos
+        assert isinstance(task_of(PRESETS[name]), PhotoTask)
     with pytest.raises(UserError, match=r"in_channels.*colorization"):
         Config(task="colorization")
     with pytest.raises(UserError, match=r"out_channels.*style"):
@@ -401,19 +402,20 @@ def test_a_gray_photo_is_read_from_half_of_a_file(tmp_path):
 
 
 def test_channels_of_photos_and_of_the_cache(photos):
-    """What dataset.py asks a task: (translated, read, cached) channels."""
+    """What dataset.py asks a task: channels that are translated, read and cached."""
     expected = {"colorization": (3, 3, 3), "edges": (1, 3, 3), "style": (3, 3, 6)}
+    assert TASKS.keys() == {"pairs", *FIELDS}
     for name in FIELDS:
         task = task_of(config_for(name, photos))
-        found = (task.channels, task.photo_channels, task.cached_channels)
+        found = (task.channels, task.photo_channels, task.bytes_per_pixel)
         assert found == expected.get(name, (3, 3, 3)), name
-        pair = PairedDataset(task.config, "val").read(0)
+        pair = PairedDataset(task.config, "val").load(0)
         different = pair[:1] if pair[0] is pair[1] else pair
-        assert sum(image.shape[-1] for image in different) == task.cached_channels
+        assert sum(image.shape[-1] for image in different) == task.bytes_per_pixel
     pairs = task_of(Config(in_channels=1))
-    assert not pairs.from_photos and (pairs.channels, pairs.cached_channels) == (1, 4)
+    assert not isinstance(pairs, PhotoTask) and (pairs.channels, pairs.bytes_per_pixel) == (1, 4)
     gray = task_of(config_for("inpainting", photos, in_channels=1, out_channels=1))
-    assert (gray.channels, gray.photo_channels, gray.cached_channels) == (1, 1, 1)
+    assert (gray.channels, gray.photo_channels, gray.bytes_per_pixel) == (1, 1, 1)
 
 
 def test_bad_masks_are_refused(tmp_path):
@@ -425,11 +427,3 @@ def test_bad_masks_are_refused(tmp_path):
     (mask,) = read_masks(tmp_path, 16, refused.append)
     assert mask.shape == (1, 16, 16) and mask.all()
     assert len(refused) == 2 and "bad.png" in str(refused[0])
-
-
-def test_tasks_are_imported_when_they_are_used():
-    """A run of pairs does not import OpenCV for the other tasks."""
-    code = "import sys, tasks; from config import Config; tasks.task_of(Config())"
-    code += "; sys.exit('cv2' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
-    assert TASKS.keys() == {"pairs", *FIELDS}

@@ -23,7 +23,7 @@ from PIL import Image
 
 from config import Config
 from engine.cli import UserError
-from engine.images import MAX_PIXELS
+from images.reading import MAX_PIXELS
 from metrics.palettes import PALETTES, copy_palette
 from tools import draw, export
 from tools.draw import Server, describe, find_runs
@@ -500,7 +500,7 @@ def settled(page) -> None:
     until(page, "state() && !sending && wanted === null && element('time').textContent")
 
 
-def shown(page, name: str) -> np.ndarray:
+def visible_channels(page, name: str) -> np.ndarray:
     """The pixels of a canvas."""
     return image_of(base64.b64decode(page.evaluate(f"{name}.toDataURL().split(',')[1]")))
 
@@ -528,13 +528,13 @@ BLUE, WINDOW = (PALETTES["facades"].classes[name] for name in ("background", "wi
 @pytest.mark.slow
 def test_a_rectangle_changes_the_output_and_undo_restores_both(server, runs, opened):
     page = opened(server, "facades")
-    before = shown(page, "canvas"), shown(page, "output")
+    before = visible_channels(page, "canvas"), visible_channels(page, "output")
     assert (before[0] == BLUE).all()
     drag(page, (4, 6), (20, 15))
     settled(page)
     drawn = np.full((32, 32, 3), BLUE)
     drawn[6:16, 4:21] = WINDOW
-    after = shown(page, "canvas"), shown(page, "output")
+    after = visible_channels(page, "canvas"), visible_channels(page, "output")
     assert (after[0] == drawn).all() and np.abs(after[1] - before[1]).mean() > 1
     generator = load_generator(runs / "facades").to(memory_format=torch.channels_last)
     expected = translate(generator, Image.fromarray(drawn.astype(np.uint8)))
@@ -542,7 +542,9 @@ def test_a_rectangle_changes_the_output_and_undo_restores_both(server, runs, ope
     for key, (canvas, output) in (("Control+z", before), ("Control+y", after), ("z", before)):
         page.keyboard.press(key)
         settled(page)
-        assert (shown(page, "canvas") == canvas).all() and (shown(page, "output") == output).all()
+        assert (visible_channels(page, "canvas") == canvas).all() and (
+            visible_channels(page, "output") == output
+        ).all()
     assert page.locator("#undo").is_disabled() and page.locator("#redo").is_enabled()
 
 
@@ -557,10 +559,10 @@ def test_the_palette_has_the_names_and_colors_of_the_classes(server, opened):
         chosen = page.locator("#palette [aria-checked=true] span")
         assert chosen.all_text_contents() == [name]
         drag(page, (0, 0), (3, 3))
-        assert tuple(shown(page, "canvas")[1, 1]) == PALETTES["facades"].classes[name]
+        assert tuple(visible_channels(page, "canvas")[1, 1]) == PALETTES["facades"].classes[name]
     page.click("text=door")
     drag(page, (10, 10), (12, 12))
-    assert tuple(shown(page, "canvas")[11, 11]) == PALETTES["facades"].classes["door"]
+    assert tuple(visible_channels(page, "canvas")[11, 11]) == PALETTES["facades"].classes["door"]
     settled(page)
 
 
@@ -576,7 +578,7 @@ def test_every_tool_draws_in_colors_of_the_palette_only(server, opened):
     }.items():
         page.keyboard.press(key)
         drag(page, *points)
-    pixels = shown(page, "canvas")
+    pixels = visible_channels(page, "canvas")
     assert {tuple(color) for color in pixels.reshape(-1, 3)} == {BLUE, WINDOW}
     assert (pixels[20, 5] == WINDOW).all() and (pixels[4, 4] == BLUE).all()
     assert (pixels[24, 15] == WINDOW).all() and (pixels[15, 24] == WINDOW).all()
@@ -584,18 +586,18 @@ def test_every_tool_draws_in_colors_of_the_palette_only(server, opened):
     page.keyboard.press("4")
     page.mouse.click(*place(page, 31, 31))
     door = PALETTES["facades"].classes["door"]
-    filled = shown(page, "canvas")
+    filled = visible_channels(page, "canvas")
     assert (filled[31, 31] == door).all()
     assert ((filled == WINDOW).all(-1) == (pixels == WINDOW).all(-1)).all()
     assert {tuple(color) for color in filled.reshape(-1, 3)} == {BLUE, WINDOW, door}  # BLUE inside
     page.keyboard.press("c")
-    assert (shown(page, "canvas") == BLUE).all()
+    assert (visible_channels(page, "canvas") == BLUE).all()
     page.keyboard.press("z")
     page.keyboard.press("b")
     page.mouse.click(*place(page, 24, 15), button="right")
-    assert (shown(page, "canvas")[15, 24] == BLUE).all()
+    assert (visible_channels(page, "canvas")[15, 24] == BLUE).all()
     page.mouse.click(*place(page, 24, 15))
-    assert (shown(page, "canvas")[15, 24] == door).all()
+    assert (visible_channels(page, "canvas")[15, 24] == door).all()
     settled(page)
 
 
@@ -603,21 +605,21 @@ def test_every_tool_draws_in_colors_of_the_palette_only(server, opened):
 def test_touch_draws_at_the_width_of_a_phone(server, opened):
     page = opened(server, "facades", PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    before = shown(page, "output")
+    before = visible_channels(page, "output")
     session = page.context.new_cdp_session(page)
     page.tap("#brush")
     for kind, point in (("Start", (5, 5)), ("Move", (12, 12)), ("Move", (25, 8)), ("End", None)):
         points = [dict(zip("xy", place(page, *point), strict=True))] if point else []
         session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
     settled(page)
-    pixels = shown(page, "canvas")
+    pixels = visible_channels(page, "canvas")
     assert all((pixels[y, x] == WINDOW).all() for x, y in ((5, 5), (9, 9), (12, 12), (25, 8)))
     assert page.evaluate("scrollY") == 0  # drawing does not scroll
-    assert np.abs(shown(page, "output") - before).mean() > 0.1
+    assert np.abs(visible_channels(page, "output") - before).mean() > 0.1
     page.tap("#undo")
     until(page, "drawing.at === 0")
     settled(page)
-    assert (shown(page, "output") == before).all()
+    assert (visible_channels(page, "output") == before).all()
 
 
 def drop(page, name: str, content: bytes) -> None:
@@ -642,16 +644,16 @@ def test_dropped_images_of_any_kind(server, runs, opened):
     until(page, "canvas.height === 24")
     settled(page)
     expected = (deep / 257).round()
-    assert (shown(page, "canvas")[..., 0] == expected).all()
+    assert (visible_channels(page, "canvas")[..., 0] == expected).all()
     generator = load_generator(runs / "sketches").to(memory_format=torch.channels_last)
-    image = Image.fromarray(shown(page, "canvas").astype(np.uint8))
-    assert (shown(page, "output") == np.asarray(translate(generator, image))).all()
+    image = Image.fromarray(visible_channels(page, "canvas").astype(np.uint8))
+    assert (visible_channels(page, "output") == np.asarray(translate(generator, image))).all()
 
     pair = Image.new("RGB", (64, 32))  # A is the input
     pair.paste(blocks(32, 32), (0, 0))
     drop(page, "pair.png", png(pair))
     until(page, "canvas.height === 32 && !element('toast').hidden")
-    assert (shown(page, "canvas") == np.asarray(blocks(32, 32))).all()
+    assert (visible_channels(page, "canvas") == np.asarray(blocks(32, 32))).all()
     assert "left half" in page.inner_text("#toast")
     settled(page)
 
@@ -659,7 +661,7 @@ def test_dropped_images_of_any_kind(server, runs, opened):
     settled(page)
     drop(page, "photo.png", png(blocks(64, 64)))
     until(page, "element('toast').textContent === 'the edges of the photo'")
-    assert set(np.unique(shown(page, "canvas"))) == {0, 255}
+    assert set(np.unique(visible_channels(page, "canvas"))) == {0, 255}
     settled(page)
 
 
@@ -667,7 +669,7 @@ def test_dropped_images_of_any_kind(server, runs, opened):
 def test_a_bad_upload_is_a_message_and_the_page_goes_on(server, opened):
     opened.expected.append("400 (Bad Request)")
     page = opened(server, "facades")
-    before = shown(page, "canvas")
+    before = visible_channels(page, "canvas")
     cases = {
         "notes.txt": (b"hello", "notes.txt cannot be read as an image"),
         "huge.png": (declared(MAX_PIXELS // 64 + 1, 64), "over 67 megapixels"),
@@ -677,20 +679,20 @@ def test_a_bad_upload_is_a_message_and_the_page_goes_on(server, opened):
     for name, (content, line) in cases.items():
         drop(page, name, content)
         until(page, f"element('toast').textContent.includes({json.dumps(line)})")
-    assert (shown(page, "canvas") == before).all()
+    assert (visible_channels(page, "canvas") == before).all()
     drag(page, (4, 6), (20, 15))
     settled(page)
-    assert not (shown(page, "canvas") == before).all()
+    assert not (visible_channels(page, "canvas") == before).all()
 
 
 @pytest.mark.slow
 def test_a_hole_is_painted_on_a_photo(server, runs, opened):
     page = opened(server, "hole")
     photo = np.asarray(blocks(48, 40)).astype(int)
-    assert (shown(page, "canvas") == photo).all()
+    assert (visible_channels(page, "canvas") == photo).all()
     page.keyboard.press("c")
     settled(page)
-    assert (shown(page, "output") == photo).all()  # nothing to fill
+    assert (visible_channels(page, "output") == photo).all()  # nothing to fill
     page.keyboard.press("r")
     drag(page, (10, 5), (29, 14))
     settled(page)
@@ -698,12 +700,12 @@ def test_a_hole_is_painted_on_a_photo(server, runs, opened):
     mask.paste(255, (10, 5, 30, 15))
     generator = load_generator(runs / "hole").to(memory_format=torch.channels_last)
     expected = translate(generator, blocks(48, 40), mask=mask)
-    assert (shown(page, "output") == np.asarray(expected)).all()
+    assert (visible_channels(page, "output") == np.asarray(expected)).all()
     page.keyboard.press("e")
     page.locator("#size").fill("8")
     drag(page, (10, 8), (30, 8), (30, 12), (10, 12))
     settled(page)
-    assert (shown(page, "output") == photo).all()
+    assert (visible_channels(page, "output") == photo).all()
 
 
 @pytest.mark.slow
@@ -716,7 +718,7 @@ def test_a_photo_from_the_webcam(server, opened):
     until(page, "state() && !state().empty")
     settled(page)
     assert page.locator("#empty").is_hidden() and not page.locator("#camera").is_visible()
-    assert shown(page, "output").shape == shown(page, "canvas").shape
+    assert visible_channels(page, "output").shape == visible_channels(page, "canvas").shape
 
 
 @pytest.mark.slow
@@ -724,12 +726,12 @@ def test_noise_slider_and_the_drawing_as_text(server, opened):
     page = opened(server, "facades", permissions=["clipboard-read", "clipboard-write"])
     drag(page, (4, 6), (20, 15))
     settled(page)
-    noisy = shown(page, "output")
+    noisy = visible_channels(page, "output")
     page.click("#redraw")
     settled(page)
-    other = shown(page, "output")
+    other = visible_channels(page, "output")
     assert not (other == noisy).all()
-    canvas = shown(page, "canvas")
+    canvas = visible_channels(page, "canvas")
     page.keyboard.press("j")
     page.click("#copy")
     text = page.evaluate("navigator.clipboard.readText()")
@@ -742,7 +744,9 @@ def test_noise_slider_and_the_drawing_as_text(server, opened):
     drop(page, "drawing.json", text.encode())
     until(page, "drawing.states.length === 4")
     settled(page)
-    assert (shown(page, "canvas") == canvas).all() and (shown(page, "output") == other).all()
+    assert (visible_channels(page, "canvas") == canvas).all() and (
+        visible_channels(page, "output") == other
+    ).all()
     page.keyboard.press("v")
     for at in (100, 50):
         page.locator("#at").fill(str(at))
@@ -761,17 +765,19 @@ def test_two_pages_and_a_run_that_saves(opened, tmp_path):
     untrained(tmp_path / "run", palette="facades")
     with serving(Server([str(tmp_path / "run")], device="cpu")) as server:
         pages = [opened(server), opened(server)]
-        before = shown(pages[0], "output")
+        before = visible_channels(pages[0], "output")
         drag(pages[0], (4, 6), (20, 15))
         drag(pages[1], (14, 16), (20, 25))
         for page in pages:
             settled(page)
-        assert not (shown(pages[0], "output") == shown(pages[1], "output")).all()
+        assert not (
+            visible_channels(pages[0], "output") == visible_channels(pages[1], "output")
+        ).all()
         untrained(tmp_path / "run", palette="facades", seed=1)
         stamp = pages[0].evaluate("run.stamp")
         until(pages[0], f"run.stamp !== '{stamp}'")
         settled(pages[0])
-        assert not (shown(pages[0], "output") == before).all()
+        assert not (visible_channels(pages[0], "output") == before).all()
         for page in pages:
             page.context.close()
 
@@ -824,17 +830,21 @@ def test_the_static_site_in_a_browser(runs, opened, tmp_path):
             if name != "hole":
                 drag(page, (4, 6), (20, 15), (20, 25))
             settled(page)
-            noisy = shown(page, "output")
+            noisy = visible_channels(page, "output")
             page.click("#noise")
             settled(page)
-            image = Image.fromarray(shown(page, "canvas").astype(np.uint8))
-            mask = Image.fromarray(shown(page, "mask").astype(np.uint8)) if name == "hole" else None
+            image = Image.fromarray(visible_channels(page, "canvas").astype(np.uint8))
+            mask = (
+                Image.fromarray(visible_channels(page, "mask").astype(np.uint8))
+                if name == "hole"
+                else None
+            )
             expected = translate(load_generator(runs / name), image, noise=False, mask=mask)
-            output = shown(page, "output")
+            output = visible_channels(page, "output")
             assert not (noisy == output).all()
             assert np.abs(output - np.asarray(expected.convert("RGB")).astype(int)).max() <= 2
             page.click("#noise")
             settled(page)
-            assert (shown(page, "output") == noisy).all()
+            assert (visible_channels(page, "output") == noisy).all()
             page.context.close()
         shutil.rmtree(tmp_path / "site")

@@ -17,8 +17,9 @@ from PIL import Image
 import evaluate
 from config import Config
 from engine.cli import UserError
-from engine.hub import CARD, DESCRIPTION, EXPORT_FILES, WEIGHTS
-from engine.images import eight_bits, read_image, to_tensor
+from images.pixels import eight_bits, to_tensor
+from images.reading import read_image
+from sharing.exports import CARD, DESCRIPTION, EXPORT_FILES, WEIGHTS
 from tools.export import export_generator, export_onnx, main
 from utils import (
     build_generator,

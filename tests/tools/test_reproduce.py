@@ -16,15 +16,16 @@ from PIL import Image
 import evaluate
 import train
 from config import PRESETS, Config
-from data.make_demo import make_demo
 from dataset import PairedDataset
 from engine.cli import UserError
-from engine.images import save_image, to_tensor
-from engine.pairs import read_pair
+from engine.files import save_image
 from evaluate import evaluate_split, label_reader
 from generator import UNetGenerator
+from images.pairs import read_pair
+from images.pixels import to_tensor
 from metrics.labels import LabelReader, read_classes
 from metrics.palettes import PALETTES
+from tools.make_demo import make_demo
 from tools.reproduce import ROWS, TITLES, main, parse_arguments, run_once
 from utils import load_checkpoint, load_generator
 

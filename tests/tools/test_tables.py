@@ -40,13 +40,13 @@ def test_each_file_is_a_table_and_a_note_of_its_origin(file):
 
 
 def test_mean_and_sample_deviation():
-    def shown(*values):
+    def visible_channels(*values):
         return cell([{"l1": value} for value in values], "l1", "{:.1f}")
 
-    assert shown(1.0, 2.0, 6.0) == "3.0 ± 2.6"
-    assert shown(1.25) == "1.2" and shown(float("inf")) == "inf"
+    assert visible_channels(1.0, 2.0, 6.0) == "3.0 ± 2.6"
+    assert visible_channels(1.25) == "1.2" and visible_channels(float("inf")) == "inf"
     assert cell([{"l1": 1.0}, {}], "l1", "{:.1f}") == ""
-    assert shown(float("nan")) == ""
+    assert visible_channels(float("nan")) == ""
 
 
 def test_other_figures_make_another_table(tmp_path):

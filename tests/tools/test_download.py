@@ -15,10 +15,10 @@ import pytest
 from conftest import REPOSITORY, make_pairs
 
 from config import Config
-from data import download
-from data.download import DATASETS, SOURCE, main, unpack
 from engine.cli import UserError
 from metrics.palettes import PALETTES, find_palette
+from tools import download
+from tools.download import DATASETS, SOURCE, main, unpack
 
 
 class Server(BaseHTTPRequestHandler):
@@ -207,7 +207,7 @@ def test_mistakes_are_errors_in_one_line(serve, tmp_path):
 
 
 def test_mistakes_of_the_script_exit_with_code_2():
-    words = [sys.executable, "-m", "data.download", "facade"]
+    words = [sys.executable, "-m", "tools.download", "facade"]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: unknown dataset 'facade'; did you mean 'facades'?\n"

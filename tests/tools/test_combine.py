@@ -14,10 +14,10 @@ from PIL import Image
 
 import train
 from config import Config
-from data.combine import combine, main
 from dataset import PairedDataset
 from engine.cli import UserError
-from engine.pairs import find_pairs, read_pair
+from images.pairs import find_pairs, read_pair
+from tools.combine import combine, main
 
 DRAW = np.random.default_rng(0)
 
@@ -158,7 +158,7 @@ def test_what_cannot_be_combined_is_an_error_in_one_line(tmp_path):
 
 def test_a_pair_too_large_to_be_read_is_not_written(tmp_path, monkeypatch):
     a, b, out = make_folders(tmp_path, range(4))
-    monkeypatch.setattr("data.combine.MAX_PIXELS", 2 * 40 * 32 - 1)
+    monkeypatch.setattr("tools.combine.MAX_PIXELS", 2 * 40 * 32 - 1)
     with pytest.raises(UserError, match="together over 0 megapixels, too many to be read; use fo"):
         combine(a, b, out)
     assert not out.exists()
@@ -217,7 +217,7 @@ def test_existing_files_are_never_overwritten_or_removed(tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_leaves_nothing(tmp_path):
     a, b, out = make_folders(tmp_path, range(1500))
-    words = [sys.executable, "-m", "data.combine", str(a), str(b), str(out)]
+    words = [sys.executable, "-m", "tools.combine", str(a), str(b), str(out)]
     process = subprocess.Popen(
         words, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -1,7 +1,7 @@
 """Combines the images of two folders into side-by-side pairs, A left and B right.
 
-    python -m data.combine photos labels data/mine            data/mine/train, val and test
-    python -m data.combine photos labels data/mine --val 0.2 --test 0
+    python -m tools.combine photos labels data/mine            data/mine/train, val and test
+    python -m tools.combine photos labels data/mine --val 0.2 --test 0
 
 Images are matched by name without ending. If A and B have folders train, val and test, these are
 kept. Otherwise a tenth each is held out for val and test, always the same images for the same
@@ -10,17 +10,26 @@ it is complete, and nothing is ever overwritten.
 """
 
 import argparse
+import random
+from collections import Counter
+from glob import glob
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from engine import cli
 from engine.cli import UserError
+from engine.files import creating_folder, save_image
+from engine.loading import map_in_threads
+from images.reading import ENDINGS, MAX_PIXELS, is_image, natural_order, read_image
 
 SPLITS = ("train", "val", "test")
 SHARE = 0.1  # of val, and of test
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = cli.Parser(__doc__, "python -m data.combine A B OUT [--val SHARE] [--test SHARE] ...")
+    parser = cli.Parser(__doc__, "python -m tools.combine A B OUT [--val SHARE] [--test SHARE] ...")
     add = parser.add_argument
     add("a", metavar="A", type=Path, help="folder of the left halves")
     add("b", metavar="B", type=Path, help="folder of the right halves")
@@ -32,21 +41,6 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--resize", **resize, const="BICUBIC", help="resize B to the size of A")
     add("--nearest", **resize, const="NEAREST", help="the same without blending colors, for labels")
     return parser.parse_args(argv)
-
-
-if __name__ == "__main__":
-    cli.early(parse_arguments)  # --help and mistakes answer before the slow imports
-
-import random
-from collections import Counter
-from glob import glob
-
-import numpy as np
-from PIL import Image
-
-from data import creating
-from engine.images import ENDINGS, MAX_PIXELS, is_image, natural_order, read_image, save_image
-from engine.loading import in_threads
 
 
 def find_files(root: Path, in_splits: bool) -> dict[str, Path]:
@@ -120,12 +114,12 @@ def combine(a: Path, b: Path, out: Path, val=SHARE, test=SHARE, resample=None) -
     if not in_splits:
         split_of = draw_splits(pairs, val, test)
         pairs = {f"{split_of[name]}/{name}": files for name, files in pairs.items()}
-    with creating(out) as unfinished:
+    with creating_folder(out) as unfinished:
 
         def write(name: str) -> None:
             save_image(side_by_side(*pairs[name], resample), unfinished / f"{name}.png")
 
-        list(in_threads(write, pairs, f"writing {out}"))
+        list(map_in_threads(write, pairs, f"writing {out}"))
     return Counter(name.partition("/")[0] for name in pairs)
 
 
@@ -133,7 +127,7 @@ def main(argv=None) -> int:
     options = parse_arguments(argv)
     counts, out = combine(**vars(options)), options.out
     print(f"wrote {out}: {', '.join(f'{split} {counts[split]}' for split in SPLITS)} pairs")
-    print(f"next: python train.py --data_root {cli.quoted(out)} --direction AtoB")
+    print(f"next: python train.py --data_root {cli.shell_quote(out)} --direction AtoB")
     print(f"(AtoB translates {options.a} to {options.b}; BtoA the other way round)")
     return 0
 

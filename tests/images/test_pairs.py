@@ -3,7 +3,7 @@
 import pytest
 
 from engine.cli import UserError
-from engine.pairs import find_pairs, find_photos
+from images.pairs import find_pairs, find_photos
 
 
 def touch(root, *names) -> None:

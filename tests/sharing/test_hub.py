@@ -22,8 +22,8 @@ import evaluate
 from config import Config
 from engine import cli
 from engine.cli import UserError
-from engine.hub import WEIGHTS, dequantized, is_export, quantize, read_export
-from engine.images import read_image
+from images.reading import read_image
+from sharing.exports import WEIGHTS, dequantize, is_export, quantize, read_export
 from utils import build_generator, load_generator, translate
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -64,7 +64,7 @@ def test_int8_weights_are_off_by_at_most_half_a_step(axis):
     values, scale = quantize(weight, axis)
     assert values.dtype == torch.int8 and scale.dtype == torch.float32
     assert values.shape == weight.shape and scale.numel() == 8 and scale.shape[axis] == 8
-    (restored,) = dequantized({"w": values, "w.scale": scale}).values()
+    (restored,) = dequantize({"w": values, "w.scale": scale}).values()
     assert restored.dtype == torch.float32
     error = (weight - restored).abs()
     assert (error <= scale / 2 * (1 + 1e-5)).all()
@@ -82,7 +82,7 @@ def test_int8_weights_are_off_by_at_most_half_a_step(axis):
 def test_other_types_pass_through():
     kinds = [torch.float32, torch.float16, torch.int32]
     weights = {str(kind): torch.ones(2, dtype=kind) for kind in kinds}
-    assert [value.dtype for value in dequantized(weights).values()] == kinds
+    assert [value.dtype for value in dequantize(weights).values()] == kinds
 
 
 # ---- The folder -------------------------------------------------------------------------------
@@ -124,13 +124,11 @@ DAMAGES = {
     "fields unknown to this version: ['new']": lambda f: rewrite(f, config={"new": 1}),
     "depth is 'deep'": lambda f: rewrite(f, config={"depth": "deep"}),
     "its generator does not fit its configuration": lambda f: rewrite(f, config={"depth": 5}),
-    "size mismatch": lambda f: rewrite(f, config={"base_channels": 8}),
+    "has the shape": lambda f: rewrite(f, config={"base_channels": 8}),
     "model.safetensors cannot be read as safetensors": lambda f: cut(f / WEIGHTS, 0.9),
     "model.safetensors cannot be": lambda f: (f / WEIGHTS).write_bytes(b""),
-    f'Missing key(s) in state_dict: "{FIRST}"': lambda f: reweight(f, lambda w: w.pop(FIRST)),
-    'Unexpected key(s) in state_dict: "more"': lambda f: reweight(
-        f, lambda w: w.update(more=torch.ones(1))
-    ),
+    f"{FIRST} is missing": lambda f: reweight(f, lambda w: w.pop(FIRST)),
+    "more is not part of it": lambda f: reweight(f, lambda w: w.update(more=torch.ones(1))),
     f"KeyError('{FIRST}.scale')": lambda f: reweight(
         f, lambda w: w.update({FIRST: w[FIRST].to(torch.int8)})
     ),

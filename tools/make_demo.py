@@ -1,7 +1,7 @@
 """Makes the demo dataset: invented facades, each a label map and its "photo".
 
-    python -m data.make_demo                     data/demo: 120 train, 20 val, 20 test
-    python -m data.make_demo --output data/big --train 1000 --seed 7
+    python -m tools.make_demo                     data/demo: 120 train, 20 val, 20 test
+    python -m tools.make_demo --output data/big --train 1000 --seed 7
 
 Files are laid out as in the facades dataset, photo left and labels right. A facade is drawn twice
 from one list of parts: flat for the label map, and with brick, glass and shadows for the photo. It
@@ -11,14 +11,20 @@ follows from the seed, its split and its number alone.
 import argparse
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
 from engine import cli
 from engine.cli import UserError
+from engine.files import creating_folder
+from metrics.palettes import PALETTES, copy_palette
 
 DEMO_ROOT = Path("data/demo")
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = cli.Parser(__doc__, "python -m data.make_demo [--output FOLDER] [--seed N] ...")
+    parser = cli.Parser(__doc__, "python -m tools.make_demo [--output FOLDER] [--seed N] ...")
     add = parser.add_argument
     add("--output", dest="root", default=DEMO_ROOT, type=Path, help=f"default: {DEMO_ROOT}")
     for split, pairs in {"train": 120, "val": 20, "test": 20}.items():
@@ -29,16 +35,6 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         raise UserError("--train, --val and --test must be 1 or more, --seed 0 or more")
     return options
 
-
-if __name__ == "__main__":
-    cli.early(parse_arguments)  # --help and mistakes answer before the slow imports
-
-import numpy as np
-from PIL import Image
-from tqdm import tqdm
-
-from data import creating
-from metrics.palettes import PALETTES, copy_palette
 
 SIZE = 256  # px, of each half
 SCALE = 2  # the photo is painted this much larger and then reduced, for smooth edges
@@ -242,7 +238,7 @@ def make_pair(seed: int, split: int, number: int) -> Image.Image:
 def make_demo(root: Path = DEMO_ROOT, train=120, val=20, test=20, seed=0) -> None:
     """Writes so many pairs as PNGs into root/train, root/val and root/test, and root/palette.json:
     all or nothing. Raises UserError if `root` exists."""
-    with creating(root) as folder:
+    with creating_folder(root) as folder:
         for index, (split, count) in enumerate({"train": train, "val": val, "test": test}.items()):
             (folder / split).mkdir(parents=True)
             for number in tqdm(range(1, count + 1), f"making {root}/{split}", unit="pair"):

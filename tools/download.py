@@ -1,17 +1,29 @@
 """Downloads a dataset of the paper from its authors, to where its preset expects it.
 
-    python -m data.download facades              to data/facades
-    python -m data.download maps --output /big/disk
+    python -m tools.download facades              to data/facades
+    python -m tools.download maps --output /big/disk
 
 An interrupted download resumes, by itself or when the command is repeated. Nothing is written
 outside of the dataset's folder, which appears only when it is complete.
 """
 
 import argparse
+import gzip
+import shutil
+import tarfile
+import time
+import zlib
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from tqdm import tqdm
 
 from engine import cli
 from engine.cli import UserError
+from engine.files import creating_folder
+from metrics.palettes import PALETTES, copy_palette
 
 SOURCE = "http://efrosgans.eecs.berkeley.edu/pix2pix/datasets"
 
@@ -26,33 +38,16 @@ DATASETS = {  # and their terms; README.md has their origin and what to cite
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = cli.Parser(__doc__, "python -m data.download NAME [--output FOLDER] [--source URL]")
+    parser = cli.Parser(__doc__, "python -m tools.download NAME [--output FOLDER] [--source URL]")
     parser.add_argument("name", help=", ".join(DATASETS), metavar="NAME")
     parser.add_argument("--output", default="data", metavar="FOLDER", help="default: data")
     parser.add_argument("--source", default=SOURCE, metavar="URL", help=f"default: {SOURCE}")
     options = parser.parse_args(argv)
     if options.name not in DATASETS:
-        hint = cli.nearest(options.name, DATASETS)
+        hint = cli.did_you_mean(options.name, DATASETS)
         raise UserError(f"unknown dataset {options.name!r}{hint}")
     return options
 
-
-if __name__ == "__main__":
-    cli.early(parse_arguments)
-
-import gzip
-import shutil
-import tarfile
-import time
-import zlib
-from http.client import HTTPException
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
-
-from tqdm import tqdm
-
-from data import creating
-from metrics.palettes import PALETTES, copy_palette
 
 ATTEMPTS = 5  # in a row that end without a new byte
 BLOCK = 2**20
@@ -106,7 +101,7 @@ def unpack(archive: Path, folder: Path) -> None:
     UserError, and deletes the archive if it is damaged."""
     try:
         with (
-            creating(folder) as unfinished,
+            creating_folder(folder) as unfinished,
             gzip.open(archive) as file,
             tarfile.TarFile(fileobj=file) as tar,
         ):
@@ -137,7 +132,7 @@ def main(argv=None) -> int:
     found = ", ".join(f"{split} {count}" for split, count in counts.items() if count)
     print(f"wrote {folder}: {found} images")
     preset = "day2night" if name == "night2day" else name
-    elsewhere = "" if folder == Path("data") / name else f" --data_root {cli.quoted(folder)}"
+    elsewhere = "" if folder == Path("data") / name else f" --data_root {cli.shell_quote(folder)}"
     print(f"next: python train.py {preset}{elsewhere}")
     return 0
 

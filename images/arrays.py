@@ -1,8 +1,6 @@
 """Images of other values than 8-bit colors, with any number of channels: .npy, 16-bit, float.
 
-An array is (H, W, C), float32, in the units of its file. A range maps it to [-1, 1]: "LOW HIGH",
-for all channels, or a pair for each; values outside are clipped. With percent signs, such as
-"1% 99%", they are percentiles, measured for each channel on up to 100 training pairs.
+An array is (H, W, C), float32, in the units of its file; images/ranges.py maps it to [-1, 1].
 """
 
 import io
@@ -15,18 +13,12 @@ from PIL.TiffImagePlugin import PLANAR_CONFIGURATION, SAMPLESPERPIXEL, ImageFile
 
 from engine.cli import UserError
 from engine.files import replacing
-from engine.images import MAX_PIXELS
+from images.reading import MAX_PIXELS
 
 ARRAY_ENDINGS = (".npy", ".tif", ".png")
 
 # NumPy parses .npy headers as Python code, which Python 3.11 cannot do in two threads at once.
-ONE_HEADER = threading.Lock()
-
-
-def ends_of(value_range: str) -> tuple[np.ndarray, np.ndarray]:
-    """The low and the high ends of a range, float32: (1,), or (C,)."""
-    numbers = np.array(value_range.split(), np.float32)
-    return numbers[::2], numbers[1::2]
+HEADER_LOCK = threading.Lock()
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -35,7 +27,7 @@ def read_array(path: Path) -> np.ndarray:
     try:
         content = path.read_bytes()
         if path.suffix.lower() == ".npy":
-            with ONE_HEADER:
+            with HEADER_LOCK:
                 array = np.load(io.BytesIO(content), allow_pickle=False)
         else:
             array = decode(content)
@@ -84,35 +76,3 @@ def write_array(array: np.ndarray, path: Path) -> None:
         lossless = [cv2.IMWRITE_TIFF_COMPRESSION, 5] if path.suffix == ".tif" else []  # LZW
         _, content = cv2.imencode(path.suffix, array[:, :, ::-1], lossless)
         file.write(content.tobytes())
-
-
-def to_unit(array: np.ndarray, value_range: str) -> np.ndarray:
-    """Maps the values of a range to [-1, 1]; clips others."""
-    low, high = ends_of(value_range)
-    return ((array - low) / (high - low) * 2 - 1).clip(-1, 1)
-
-
-def from_unit(array: np.ndarray, value_range: str) -> np.ndarray:
-    """The inverse of `to_unit`."""
-    low, high = ends_of(value_range)
-    return (array + 1) / 2 * (high - low) + low
-
-
-def measured(value_range: str, pixels, channels: int, side: str) -> str:
-    """A range whose percentiles are those of arrays of pixels (N, C) that have so many channels;
-    other ranges as they are. `side` is A or B. Raises UserError."""
-    if "%" not in value_range:
-        return value_range
-    fitting = [some for some in pixels if some.shape[1] == channels]
-    if not fitting:
-        counts = sorted({some.shape[1] for some in pixels})
-        raise UserError(
-            f"{side} has {counts} channels, not {channels}, to measure {value_range} on"
-        )
-    percents = [float(word.rstrip("%")) for word in value_range.split()]
-    ends = np.percentile(np.concatenate(fitting), percents, axis=0).T
-    for channel, (low, high) in enumerate(ends, 1):
-        if low == high:
-            found = f"both {low:.7g} in channel {channel} of {side}"
-            raise UserError(f"the percentiles {value_range} are {found}; give LOW HIGH as numbers")
-    return " ".join(f"{value:.7g}" for value in ends.flatten())

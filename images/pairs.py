@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from engine.arrays import measured, read_array
 from engine.cli import UserError
-from engine.files import write_text
-from engine.images import find_images, is_image, natural_order, read_image
+from images.arrays import read_array
+from images.ranges import measure_range
+from images.reading import find_images, is_image, natural_order, read_image
 
 Picture = Image.Image | np.ndarray
 
@@ -50,14 +50,14 @@ def find_pairs(
     message if another split replaces a missing one. Calls `refuse` for each file that is no pair.
     Raises UserError if there is nothing to use."""
     if not root.is_dir():
-        raise UserError(f"data_root {root} does not exist (python -m data.download fetches some)")
+        raise UserError(f"data_root {root} does not exist (python -m tools.download fetches some)")
     folders = {side: folders_of(root, side) for side in "AB"}
     base = folders["A"][0] if all(folders.values()) else root
     used = next((name for name in (split, *STAND_INS[split]) if (base / name).is_dir()), None)
     if used is None:
         raise UserError(
             f"{base} has no folder {split!r}; data_root must name the folder above the splits "
-            "(python -m data.combine makes pairs of two folders, see data/README.md)"
+            "(python -m tools.combine makes pairs of two folders, see data/README.md)"
         )
     if used != split:
         print(f"{base} has no split {split!r}; using {used!r}")
@@ -149,7 +149,7 @@ def half_of(image: Picture, part: str) -> Picture:
     return image.crop((left, 0, right, height))
 
 
-def measured_ranges(
+def measure_ranges(
     root: Path, ranges: tuple[str, str], channels: tuple[int, int]
 ) -> tuple[str, str]:
     """The ranges of A and B, with percentiles replaced by their values in up to 100 training pairs
@@ -168,15 +168,5 @@ def measured_ranges(
         found.append([some[:: len(some) // 10**5 + 1].copy() for some in pixels])
     if not found:
         raise errors[0]
-    a, b = map(measured, ranges, zip(*found, strict=True), channels, "AB")
+    a, b = map(measure_range, ranges, zip(*found, strict=True), channels, "AB")
     return a, b
-
-
-def list_skipped(skipped: list[str], folder: Path) -> None:
-    """Prints which files were left out, and writes all reasons to skipped.txt."""
-    (folder / "skipped.txt").unlink(missing_ok=True)  # of an earlier run
-    skipped = list(dict.fromkeys(skipped))
-    if skipped:
-        write_text(folder / "skipped.txt", "\n".join(skipped) + "\n")
-        print(f"{len(skipped)} files were left out ({folder / 'skipped.txt'}):")
-        print(*(f"  {line}" for line in skipped[:20]), sep="\n")

@@ -8,20 +8,11 @@ import torch
 from PIL import Image
 
 from engine.cli import UserError
-from engine.images import (
-    MAX_PIXELS,
-    find_images,
-    image_grid,
-    is_image,
-    natural_order,
-    plan_outputs,
-    read_image,
-    resize,
-    save_image,
-    to_image,
-    to_mode,
-    to_tensor,
-)
+from engine.files import save_image
+from images.grids import image_grid
+from images.outputs import plan_outputs
+from images.pixels import resize, to_image, to_tensor
+from images.reading import MAX_PIXELS, find_images, is_image, natural_order, read_image, to_mode
 
 # ---- File formats and modes -------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from PIL import Image
 import evaluate
 import train
 from config import Config
-from engine.gallery import THUMBNAIL, Gallery
+from images.gallery import THUMBNAIL, Gallery
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 

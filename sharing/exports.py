@@ -1,11 +1,9 @@
-"""Exported generators: reading the Hugging Face Hub's folder format, fetching hf://owner/name.
+"""Exported generators: a folder in the format of the Hugging Face Hub.
 
 tools/export.py writes such a folder: model.safetensors, config.json and README.md, the model card.
 Weights are float32, float16, or int8 with a float32 scale for each output channel.
 """
 
-import re
-import sys
 from pathlib import Path
 
 import safetensors.torch
@@ -14,14 +12,11 @@ from torch import Tensor
 
 from engine.cli import UserError
 from engine.files import read_json
+from sharing.hub import fetch_export, is_on_hub
 
 WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "config.json", "README.md"  # the Hub's names
 EXPORT_FILES = (WEIGHTS, DESCRIPTION, CARD)
 EXPORT_FORMAT = 2  # 2: some weights are int8; 1: all are floats
-
-
-def is_on_hub(path: str | Path) -> bool:
-    return str(path).startswith("hf://")
 
 
 def is_export(path: str | Path) -> bool:
@@ -29,26 +24,14 @@ def is_export(path: str | Path) -> bool:
     return is_on_hub(path) or (Path(path) / WEIGHTS).is_file()
 
 
-def hub_folder(name: str) -> Path:
-    """Downloads "hf://owner/name[@revision]", unless cached, into a folder. Raises UserError."""
-    found = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@(.+))?", name)
-    if not found:
-        raise UserError(f"{name} must be like hf://owner/name or hf://owner/name@revision")
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError as error:
-        raise UserError(f"{name} needs a package: pip install huggingface_hub") from error
-    print(f"fetching {name}", file=sys.stderr)
-    try:
-        for file in (DESCRIPTION, WEIGHTS):
-            path = hf_hub_download(found[1], file, revision=found[2])
-    except Exception as error:  # nearly anything: no network, no such name, no access, a full disk
-        raise UserError(f"{name} cannot be fetched from the Hugging Face Hub: {error}") from error
-    return Path(path).parent
+def export_folder(path: str | Path) -> Path:
+    """The folder of an export; one on the Hub is downloaded first. Raises UserError."""
+    return fetch_export(str(path), (DESCRIPTION, WEIGHTS)) if is_on_hub(path) else Path(path)
 
 
-def read_export(folder: Path) -> dict:
+def read_export(path: str | Path) -> dict:
     """{"config": dict, "generator": weights} of an exported generator. Raises UserError."""
+    folder = export_folder(path)
     description, file = read_json(folder / DESCRIPTION), folder / WEIGHTS
     version, config = description.get("format"), description.get("config")
     if not isinstance(version, int) or not isinstance(config, dict):
@@ -57,7 +40,7 @@ def read_export(folder: Path) -> dict:
         newer = f"has format {version}, newer than {EXPORT_FORMAT}; update the code"
         raise UserError(f"{folder / DESCRIPTION} {newer}")
     try:
-        weights = dequantized(safetensors.torch.load(file.read_bytes()))
+        weights = dequantize(safetensors.torch.load(file.read_bytes()))
     except Exception as error:  # safetensors' own errors, and torch's on types it does not know
         raise UserError(f"{file} cannot be read as safetensors: {error!r}") from error
     return {"config": config, "generator": weights}
@@ -72,8 +55,8 @@ def quantize(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     return steps.round().clamp(-127, 127).to(torch.int8), scale
 
 
-def dequantized(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights, where they are int8 multiplied by their `name.scale`. Raises KeyError."""
+def dequantize(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Multiplies int8 weights by their `name.scale`; keeps the others. Raises KeyError."""
     result = {}
     for name, value in weights.items():
         if value.dtype == torch.int8:

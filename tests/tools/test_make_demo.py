@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from config import Config
-from data.make_demo import LABELS, main, make_demo, make_pair
 from engine.cli import UserError
 from metrics.palettes import PALETTES, find_palette
+from tools.make_demo import LABELS, main, make_demo, make_pair
 
 
 def test_the_script_writes_the_same_files_every_time(tmp_path, monkeypatch, capsys):
@@ -85,7 +85,7 @@ def test_nothing_half_made_is_taken_for_a_dataset(tmp_path, monkeypatch):
     def fail(*key):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("data.make_demo.make_pair", fail)
+    monkeypatch.setattr("tools.make_demo.make_pair", fail)
     with pytest.raises(KeyboardInterrupt):
         make_demo(tmp_path / "demo")
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,1 @@
+"""Images and arrays: files, pairs of them, pixels, tiles, grids and the gallery."""

@@ -1,0 +1,65 @@
+"""Value ranges of arrays.
+
+A range maps the values of an array, in the units of its file, to [-1, 1]: "LOW HIGH" for all
+channels, or a pair for each; values outside are clipped. With percent signs, such as "1% 99%", they
+are percentiles, measured for each channel on up to 100 training pairs.
+"""
+
+import math
+
+import numpy as np
+
+from engine.cli import UserError
+
+
+def is_range(text: str, channels: int) -> bool:
+    """Whether a text is LOW HIGH, such a pair for each channel, or percentiles such as 1% 99%; or
+    empty."""
+    words = text.split()
+    try:
+        numbers = [float(word.removesuffix("%")) for word in words]
+    except ValueError:
+        return False
+    if not all(low < high for low, high in zip(numbers[::2], numbers[1::2], strict=False)):
+        return False
+    if "%" in text:
+        return text.count("%") == len(words) == 2 and numbers[0] >= 0 and numbers[1] <= 100
+    return len(words) in (0, 2, 2 * channels) and all(map(math.isfinite, numbers))
+
+
+def ends_of(value_range: str) -> tuple[np.ndarray, np.ndarray]:
+    """The low and the high ends of a range, float32: (1,), or (C,)."""
+    numbers = np.array(value_range.split(), np.float32)
+    return numbers[::2], numbers[1::2]
+
+
+def to_unit(array: np.ndarray, value_range: str) -> np.ndarray:
+    """Maps the values of a range to [-1, 1]; clips others."""
+    low, high = ends_of(value_range)
+    return ((array - low) / (high - low) * 2 - 1).clip(-1, 1)
+
+
+def from_unit(array: np.ndarray, value_range: str) -> np.ndarray:
+    """The inverse of `to_unit`."""
+    low, high = ends_of(value_range)
+    return (array + 1) / 2 * (high - low) + low
+
+
+def measure_range(value_range: str, pixels, channels: int, side: str) -> str:
+    """A range whose percentiles are those of arrays of pixels (N, C) that have so many channels;
+    other ranges as they are. `side` is A or B. Raises UserError."""
+    if "%" not in value_range:
+        return value_range
+    fitting = [some for some in pixels if some.shape[1] == channels]
+    if not fitting:
+        counts = sorted({some.shape[1] for some in pixels})
+        raise UserError(
+            f"{side} has {counts} channels, not {channels}, to measure {value_range} on"
+        )
+    percents = [float(word.rstrip("%")) for word in value_range.split()]
+    ends = np.percentile(np.concatenate(fitting), percents, axis=0).T
+    for channel, (low, high) in enumerate(ends, 1):
+        if low == high:
+            found = f"both {low:.7g} in channel {channel} of {side}"
+            raise UserError(f"the percentiles {value_range} are {found}; give LOW HIGH as numbers")
+    return " ".join(f"{value:.7g}" for value in ends.flatten())

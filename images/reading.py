@@ -1,0 +1,84 @@
+"""Image files: finding them and reading them as RGB, whatever their mode."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from engine.cli import UserError
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy")
+
+# Pillow reads many more, some by starting other programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+MAX_PIXELS = 2**26  # 8192 x 8192; a file of a few bytes can declare any size
+
+
+def natural_order(path: Path) -> list:
+    """A sorting key that puts 2.jpg before 10.jpg."""
+    parts = re.split(r"(\d+)", str(path))
+    return [int(part) if part.isdecimal() else part for part in parts]
+
+
+def is_image(path: Path) -> bool:
+    """Whether the name is that of an image. Hidden files, such as macOS's ._1.jpg, are not."""
+    return path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+
+
+def find_images(folder: Path) -> list[Path]:
+    """The image files directly in a folder, in natural order. Raises UserError if none."""
+    files = sorted(filter(is_image, folder.glob("*")), key=natural_order)
+    if not files:
+        raise UserError(f"{folder} holds no images ({', '.join(ENDINGS)})")
+    return files
+
+
+def read_image(path: Path, content: bytes | None = None) -> Image.Image:
+    """Reads an image file as upright RGB, whatever its mode. `content` are its bytes if they do not
+    come from the disk. Raises UserError naming the file."""
+    try:
+        if content is None and not path.is_file():  # opening a pipe would wait
+            raise UserError("it is missing or not a regular file")
+        if path.suffix.lower() == ".npy":
+            raise UserError("an array needs an input_range or a target_range, see docs/own_data.md")
+        # Opened here: given a name, Pillow maps a TIFF into memory and mixes up its EXIF rotation.
+        with (
+            open(path, "rb") if content is None else io.BytesIO(content) as file,
+            Image.open(file, formats=FORMATS) as image,
+        ):
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UserError(f"it is {width}x{height}, over {MAX_PIXELS // 10**6} megapixels")
+            if image.format == "PNG":  # Pillow checks its checksums only in verify()
+                image.verify()
+                image = Image.open(file, formats=("PNG",))
+            return to_mode(image, channels=3)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except UnidentifiedImageError as error:
+        size = path.stat().st_size if content is None else len(content)
+        kind = f"none of {', '.join(FORMATS)}" if size else "empty"
+        raise UserError(f"{path} cannot be read as an image: it is {kind}") from error
+    except Exception as error:  # Pillow's readers raise nearly anything on a damaged file
+        raise UserError(f"{path} cannot be read as an image: {error}") from error
+
+
+def to_mode(image: Image.Image, channels: int) -> Image.Image:
+    """The image in mode L (1 channel) or RGB (3), with its EXIF orientation applied, 16 bits scaled
+    to 8 and transparency blended with white. Raises UserError on 32-bit values."""
+    try:
+        image.getexif()
+    except Exception:  # damaged EXIF data; the pixels are fine
+        image.info.pop("exif", None)
+    else:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # Pillow's own conversion would clip or truncate
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise UserError(f"32-bit values (mode {image.mode}) have no known range; save 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("L" if channels == 1 else "RGB")
