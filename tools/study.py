@@ -114,17 +114,44 @@ def practice_images(count: int, practice: int, trials: int, same_input: bool) ->
     return min(max(least(practice), share), count - least(trials))
 
 
-def translated(generator: nn.Module, dataset: PairedDataset, chosen: list[int], seed: int):
-    """Yields the name, the real and the generated image (C, H, W), in [-1, 1], of each chosen pair.
-    The noise of every image starts from `seed`."""
-    for index in tqdm(chosen, "translating", unit="image"):
+def load(run: str, options: argparse.Namespace) -> tuple[nn.Module, PairedDataset]:
+    """The generator of a run and the images that it will be shown with. Raises UserError."""
+    generator = load_generator(run, options.device)
+    changes = {name: getattr(options, name) for name in ("data_root", "bad_files")}
+    changes = {name: value for name, value in changes.items() if value}
+    config = replace(generator.config, cache_gb=0.0, **changes)  # only some images are read
+    if options.size:
+        config = resized(config, options.size)
+    return generator, PairedDataset(config, options.split, augment=False)
+
+
+def describe(dataset: PairedDataset, options: argparse.Namespace) -> dict:
+    """How trials are made of a dataset's images. Raises UserError if there are too few."""
+    # Section 4.1: both of the same gray input in colorization, of different inputs elsewhere.
+    same_input = dataset.config.task == "colorization"
+    count = min(options.images, len(dataset))
+    try:
+        practice = practice_images(count, options.practice, options.trials, same_input)
+    except UserError as error:
+        raise UserError(f"{dataset.config.data_root}, split {dataset.split}: {error}") from error
+    return {"same_input": same_input, "practice_images": practice}
+
+
+def translated(
+    generator: nn.Module, dataset: PairedDataset, options: argparse.Namespace, doing: str
+):
+    """Yields the name, the real and the generated image (C, H, W), in [-1, 1], of each pair that is
+    used. The noise of every image starts from the seed."""
+    # The first ones may all be of one street. Generators of a dataset get the same ones.
+    count = min(options.images, len(dataset))
+    chosen = sorted(random.Random(options.seed).sample(range(len(dataset)), count))
+    for index in tqdm(chosen, doing, unit="image"):
         pair = dataset[index]
-        output = generate_any_size(generator, pair["input"], seed)
-        yield pair["name"], *(dataset.task.show(pair, y) for y in (pair["target"], output))
-
-
-def half_size(image: Tensor) -> Tensor:
-    return resize(image, [side // 2 for side in image.shape[-2:]])
+        output = generate_any_size(generator, pair["input"], options.seed)
+        images = [dataset.task.show(pair, y) for y in (pair["target"], output)]
+        if options.size:
+            images = [resize(y, [side // 2 for side in y.shape[-2:]]) for y in images]
+        yield pair["name"], *images
 
 
 def data_url(image: Tensor) -> str:
@@ -134,13 +161,26 @@ def data_url(image: Tensor) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def valid_text(name: str) -> str:
+    """The name of a file, which need not be valid text."""
+    return os.fsencode(name).decode(errors="replace")
+
+
 def study_of(options: argparse.Namespace) -> dict:
     """What the page needs: the generators with their images, and the protocol. Raises UserError."""
+    loaded = {name: load(run, options) for name, run in names_of(options.runs).items()}
+    generators = [
+        {"name": valid_text(name), **describe(dataset, options), "items": []}
+        for name, (_, dataset) in loaded.items()
+    ]
     images: dict[str, int] = {}  # the number of each; generators share their real images
-    generators = []
-    for name, run in names_of(options.runs).items():
-        print(f"{name}:")
-        generators.append({"name": name, **generator_of(run, options, images)})
+    for about, (generator, dataset) in zip(generators, loaded.values(), strict=True):
+        doing = f"translating with {about['name']}"
+        for name, real, fake in translated(generator, dataset, options, doing):
+            item = {"name": valid_text(name)}
+            for kind, image in (("real", real), ("fake", fake)):
+                item[kind] = images.setdefault(data_url(image), len(images))
+            about["items"].append(item)
     return {
         "format": RESULT_FORMAT,
         "practice": options.practice,
@@ -148,37 +188,6 @@ def study_of(options: argparse.Namespace) -> dict:
         "generators": generators,
         "images": list(images),
     }
-
-
-def generator_of(run: str, options: argparse.Namespace, images: dict[str, int]) -> dict:
-    """A generator as the page knows it. Adds its images to `images`. Raises UserError."""
-    generator = load_generator(run, options.device)
-    changes = {name: getattr(options, name) for name in ("data_root", "bad_files")}
-    changes = {name: value for name, value in changes.items() if value}
-    config = replace(generator.config, cache_gb=0.0, **changes)  # only some images are read
-    if options.size:
-        config = resized(config, options.size)
-    # Section 4.1: both of the same gray input in colorization, of different inputs elsewhere.
-    same_input = config.task == "colorization"
-    dataset = PairedDataset(config, options.split, augment=False)
-    count = min(options.images, len(dataset))
-    try:
-        practice = practice_images(count, options.practice, options.trials, same_input)
-    except UserError as error:
-        raise UserError(f"{config.data_root}, {dataset.split}: {error}") from error
-    # The first ones may all be of one street. Generators of a dataset get the same.
-    chosen = sorted(random.Random(options.seed).sample(range(len(dataset)), count))
-    items = []
-    for name, *pair in translated(generator, dataset, chosen, options.seed):
-        real, fake = map(half_size, pair) if options.size else pair
-        items.append(
-            {
-                "name": os.fsencode(name).decode(errors="replace"),  # it need not be valid text
-                "real": images.setdefault(data_url(real), len(images)),
-                "fake": images.setdefault(data_url(fake), len(images)),
-            }
-        )
-    return {"same_input": same_input, "practice_images": practice, "items": items}
 
 
 def write_page(study: dict, path: Path) -> None:
@@ -210,6 +219,11 @@ def make_page(options: argparse.Namespace) -> None:
 # ---- The results ------------------------------------------------------------------------------
 
 
+def is_name(value) -> bool:
+    """Whether a value from a file is text that can be printed."""
+    return isinstance(value, str) and value != "" and value.isprintable()
+
+
 def is_trial(values) -> bool:
     """Whether a value from a file is a trial that was answered or interrupted."""
     if not isinstance(values, dict) or type(values.get("practice")) is not bool:
@@ -220,7 +234,7 @@ def is_trial(values) -> bool:
     sides = [values.get(name) for name in ("fake_side", "answer")]
     return (
         values.get("state") == "answered"
-        and all(type(time) in (int, float) and 0 <= time < math.inf for time in times)
+        and all(type(time) in (int, float) and 0 <= time < 1e9 for time in times)
         and all(type(side) is int and side in (1, 2) for side in sides)
     )
 
@@ -233,7 +247,7 @@ def read_session(path: Path) -> dict:
         raise UserError(f"{path} has format {version}, newer than {RESULT_FORMAT}; update the code")
     names = [session.get(name) for name in ("study", "session", "generator")]
     trials = session.get("trials")
-    if version != RESULT_FORMAT or not all(type(name) is str and name for name in names):
+    if version != RESULT_FORMAT or not all(map(is_name, names)):
         raise UserError(f"{path} is no result of a study page")
     if not isinstance(trials, list) or not trials or not all(map(is_trial, trials)):
         raise UserError(f"{path} is damaged: its trials are incomplete or were changed")
@@ -243,8 +257,10 @@ def read_session(path: Path) -> dict:
 def read_sessions(paths: list[str]) -> list[dict]:
     """The sessions of these files, each once. Raises UserError, also if they are of several
     studies."""
-    # Windows leaves the * to the program.
-    files = [Path(f) for path in paths for f in (sorted(glob.glob(path)) or [path])]
+    files = []
+    for path in paths:  # Windows leaves the * to the program
+        several = [] if Path(path).exists() else sorted(glob.glob(path))
+        files += map(Path, several or [path])
     found: dict[str, tuple[Path, dict]] = {}
     for file in files:
         session = read_session(file)
@@ -312,9 +328,10 @@ def print_checks(sessions: list[dict], groups: dict[str, list[list[dict]]]) -> N
         trial["shown_ms"] for people in groups.values() for trials in people for trial in trials
     ]
     off = sum(abs(time - 1000) > TOLERANCE for time in times)
+    spread = f"median; {min(times):.0f} to {max(times):.0f}"
     print(
-        f"images shown for {np.median(times):.0f} ms (median; {min(times):.0f} to {max(times):.0f}); "
-        f"{off} of {len(times)} trials off by over {TOLERANCE} ms"
+        f"images shown for {np.median(times):.0f} ms ({spread}); {off} of {len(times)} trials are "
+        f"off by over {TOLERANCE} ms"
     )
     planned = sum(not trial["practice"] for session in sessions for trial in session["trials"])
     if planned > len(times):
