@@ -20,6 +20,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -114,41 +115,44 @@ def practice_images(count: int, practice: int, trials: int, same_input: bool) ->
     return min(max(least(practice), share), count - least(trials))
 
 
-def load(run: str, options: argparse.Namespace) -> tuple[nn.Module, PairedDataset]:
-    """The generator of a run and the images that it will be shown with. Raises UserError."""
-    generator = load_generator(run, options.device)
+class Generator(NamedTuple):
+    """A generator and the images that it is shown with."""
+
+    network: nn.Module
+    dataset: PairedDataset
+    chosen: list[int]  # indices of the pairs that are used
+    about: dict  # how the page makes trials of them
+
+
+def load(run: str, options: argparse.Namespace) -> Generator:
+    """Raises UserError, also if there are too few images."""
+    network = load_generator(run, options.device)
     changes = {name: getattr(options, name) for name in ("data_root", "bad_files")}
     changes = {name: value for name, value in changes.items() if value}
-    config = replace(generator.config, cache_gb=0.0, **changes)  # only some images are read
+    config = replace(network.config, cache_gb=0.0, **changes)  # only some images are read
     if options.size:
         config = resized(config, options.size)
-    return generator, PairedDataset(config, options.split, augment=False)
-
-
-def describe(dataset: PairedDataset, options: argparse.Namespace) -> dict:
-    """How trials are made of a dataset's images. Raises UserError if there are too few."""
-    # Section 4.1: both of the same gray input in colorization, of different inputs elsewhere.
-    same_input = dataset.config.task == "colorization"
+    dataset = PairedDataset(config, options.split, augment=False)
     count = min(options.images, len(dataset))
+    # The first ones may all be of one street. Generators of a dataset get the same ones.
+    chosen = sorted(random.Random(options.seed).sample(range(len(dataset)), count))
+    # Section 4.1: both of the same gray input in colorization, of different inputs elsewhere.
+    same_input = config.task == "colorization"
     try:
         practice = practice_images(count, options.practice, options.trials, same_input)
     except UserError as error:
-        raise UserError(f"{dataset.config.data_root}, split {dataset.split}: {error}") from error
-    return {"same_input": same_input, "practice_images": practice}
+        raise UserError(f"{config.data_root}, split {dataset.split}: {error}") from error
+    about = {"same_input": same_input, "practice_images": practice}
+    return Generator(network, dataset, chosen, about)
 
 
-def translated(
-    generator: nn.Module, dataset: PairedDataset, options: argparse.Namespace, doing: str
-):
+def translated(generator: Generator, options: argparse.Namespace, doing: str):
     """Yields the name, the real and the generated image (C, H, W), in [-1, 1], of each pair that is
     used. The noise of every image starts from the seed."""
-    # The first ones may all be of one street. Generators of a dataset get the same ones.
-    count = min(options.images, len(dataset))
-    chosen = sorted(random.Random(options.seed).sample(range(len(dataset)), count))
-    for index in tqdm(chosen, doing, unit="image"):
-        pair = dataset[index]
-        output = generate_any_size(generator, pair["input"], options.seed)
-        images = [dataset.task.show(pair, y) for y in (pair["target"], output)]
+    for index in tqdm(generator.chosen, doing, unit="image"):
+        pair = generator.dataset[index]
+        output = generate_any_size(generator.network, pair["input"], options.seed)
+        images = [generator.dataset.task.show(pair, y) for y in (pair["target"], output)]
         if options.size:
             images = [resize(y, [side // 2 for side in y.shape[-2:]]) for y in images]
         yield pair["name"], *images
@@ -169,18 +173,14 @@ def valid_text(name: str) -> str:
 def study_of(options: argparse.Namespace) -> dict:
     """What the page needs: the generators with their images, and the protocol. Raises UserError."""
     loaded = {name: load(run, options) for name, run in names_of(options.runs).items()}
-    generators = [
-        {"name": valid_text(name), **describe(dataset, options), "items": []}
-        for name, (_, dataset) in loaded.items()
-    ]
     images: dict[str, int] = {}  # the number of each; generators share their real images
-    for about, (generator, dataset) in zip(generators, loaded.values(), strict=True):
-        doing = f"translating with {about['name']}"
-        for name, real, fake in translated(generator, dataset, options, doing):
-            item = {"name": valid_text(name)}
-            for kind, image in (("real", real), ("fake", fake)):
-                item[kind] = images.setdefault(data_url(image), len(images))
-            about["items"].append(item)
+    generators = []
+    for name, generator in loaded.items():
+        items = []
+        for item, *pair in translated(generator, options, f"translating with {name}"):
+            real, fake = (images.setdefault(data_url(y), len(images)) for y in pair)
+            items.append({"name": valid_text(item), "real": real, "fake": fake})
+        generators.append({"name": valid_text(name), **generator.about, "items": items})
     return {
         "format": RESULT_FORMAT,
         "practice": options.practice,
@@ -205,13 +205,13 @@ def make_page(options: argparse.Namespace) -> None:
     print(f"wrote {path}, {megabytes:.1f} MB")
     if megabytes > LARGE:
         print("it may be too large for phones; fewer --images make it smaller")
-    sessions = options.practice + options.trials
+    trials = options.practice + options.trials
     for number, generator in enumerate(study["generators"], 1):
         count = len(generator["items"])
         kind = "the same input" if generator["same_input"] else "different inputs"
         print(f"  {path.name}#{number}  {generator['name']}: {count} images, pairs of {kind}")
-        if count < sessions:
-            print(f"    {sessions} trials: a session shows some images up to {MAX_REPEATS} times")
+        if count < trials:
+            print(f"    {trials} trials: a session shows some images up to {MAX_REPEATS} times")
     if len(study["generators"]) > 1:
         print(f"  {path.name}    draws one of them for each session")
 
