@@ -126,7 +126,7 @@ def export_onnx(run: str | Path, path: str | Path, noise: bool = True, ema: bool
     (N, in_channels, H, W) -> "output" (N, out_channels, H, W), float32 in [-1, 1] of any height and
     width. Each of the N images is translated as if alone. With `noise` every call draws new noise;
     after `onnxruntime.set_seed` a new session repeats its draws. Raises UserError."""
-    from tools.onnx_graph import onnx_model
+    from sharing.onnx_graph import onnx_model
 
     generator = load_generator(run, ema=ema)
     model = onnx_model(generator, noise)

@@ -11,8 +11,8 @@ from pathlib import Path
 from engine.cli import UserError
 from engine.files import replacing
 from images.reading import read_image
+from sharing.onnx_graph import onnx_model
 from tools.draw import PAGE, describe, to_png
-from tools.onnx_graph import onnx_model
 from utils import load_generator
 
 # What runs the model, files of an npm package and the SHA-384 of each.

@@ -239,7 +239,7 @@ def test_mistakes_of_export_are_one_line(run, tmp_path, monkeypatch):
 
 def test_a_missing_package_is_named_with_its_command(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.delitem(sys.modules, "tools.onnx_graph", raising=False)
+    monkeypatch.delitem(sys.modules, "sharing.onnx_graph", raising=False)
     with pytest.raises(UserError, match="pip install onnx"):
         export_onnx(run, tmp_path / "model.onnx")
 
