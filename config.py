@@ -47,7 +47,7 @@ class Config:
     # Tasks that make their own pairs from photos
     task: TaskName = "pairs"  # pairs: both images are files
     part: Literal["whole", "A", "B"] = "whole"  # of each photo: A is the left half, B the right
-    mask: str = "centre"  # hole of inpainting: centre, random, or a folder of masks, white inside
+    mask: str = "center"  # hole of inpainting: center, random, or a folder of masks, white inside
     factor: Literal[2, 4, 8] = 4  # scale of super_resolution
 
     # Networks
@@ -277,6 +277,8 @@ def config_from_dict(values: dict) -> Config:
     unknown = sorted(map(str, set(values) - known))
     if unknown:
         raise UserError(f"the configuration has fields unknown to this version: {unknown}")
+    if values.get("mask") == "centre":  # as earlier versions spelled it
+        values = {**values, "mask": "center"}
     return Config(**values)
 
 

@@ -20,7 +20,7 @@ class Inpainting(PhotoTask):
     masks: tuple[Tensor, ...] = ()  # (1, S, S) bool, to train with, if config.mask is a folder
 
     def prepare(self, refuse):
-        if self.config.mask not in ("centre", "random"):
+        if self.config.mask not in ("center", "random"):
             self.masks = read_masks(Path(self.config.mask), self.config.crop_size, refuse)
 
     def make_pair(self, x, y, random):
@@ -33,7 +33,7 @@ class Inpainting(PhotoTask):
             mask = self.masks[random.integers(len(self.masks))]
             return F.interpolate(mask[None].float(), (height, width))[0] > 0
         hole = torch.zeros(1, height, width, dtype=torch.bool)
-        if self.config.mask == "centre":  # half the height and width
+        if self.config.mask == "center":  # half the height and width
             hole[:, height // 4 : height - height // 4, width // 4 : width - width // 4] = True
             return hole
         for _ in range(random.integers(1, 4)):
@@ -49,7 +49,7 @@ class Inpainting(PhotoTask):
         """Fills the hole `mask`, (1, H, W) bool, at the size of training; by default the one of
         training, if that is the center. The pixels around it keep their exact values. Raises
         UserError if a mask is needed."""
-        if mask is None and self.config.mask != "centre":
+        if mask is None and self.config.mask != "center":
             raise UserError("this run was trained to fill any hole; specify which (--mask)")
         if mask is None:
             mask = self.hole(*image.shape[-2:], np.random.default_rng(0))
@@ -67,7 +67,7 @@ def read_masks(folder: Path, size: int, refuse: Callable[[UserError], None]) -> 
     """Reads the masks in a folder as (1, size, size) bool, true where they are white. Calls
     `refuse` for each file that cannot be read. Raises UserError if none can."""
     if not folder.is_dir():
-        raise UserError(f"mask is {str(folder)!r}; it must be centre, random or a folder of masks")
+        raise UserError(f"mask is {str(folder)!r}; it must be center, random or a folder of masks")
     masks = []
     for path in find_images(folder):
         try:

@@ -189,3 +189,7 @@ def test_a_resumed_run_keeps_what_determines_its_result():
     assert resume_config(dataclasses.asdict(config), {"epochs": 99, "device": "cpu"}).epochs == 99
     with pytest.raises(UserError, match="base_channels was 32"):
         resume_config(dataclasses.asdict(config), {"base_channels": 16})
+
+
+def test_an_earlier_spelling_of_the_mask_is_read():
+    assert config_from_dict({"mask": "centre"}).mask == "center"

@@ -41,7 +41,11 @@ ELSEWHERE = {
 }
 
 # Tables made by an older version name its commands.
-OLD_NAMES = {"reproduce.py": "tools.reproduce", "benchmark.py": "tools.benchmark"}
+OLD_NAMES = {
+    "reproduce.py": "tools.reproduce",
+    "benchmark.py --port": "tools.benchmark --junyanz",
+    "benchmark.py": "tools.benchmark",
+}
 
 # What stands for something else, or takes long. test_distributed.py has more processes.
 REPLACED = {

@@ -2,7 +2,7 @@
 
     python -m tools.benchmark                       the paper's networks, batch size 1 and 8
     python -m tools.benchmark --batch_size 64       another batch size
-    python -m tools.benchmark --port DIR            also the PyTorch port, checked out there
+    python -m tools.benchmark --junyanz DIR         also the PyTorch port, checked out there
     python -m tools.benchmark demo                  small and quick
 
 The variants take turns, each time in a new process, and the median counts. The textbook step is
@@ -42,17 +42,17 @@ from train import build_model, prepare, step_function, train_step
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    """Returns port, turns, json and `configs`, one for each batch size."""
+    """Returns junyanz, turns, json and `configs`, one for each batch size."""
     parser = cli.Parser(__doc__, "python -m tools.benchmark [PRESET] [--field value ...]")
     add = parser.add_argument
-    add("--port", metavar="DIR", help="a checkout of pytorch-CycleGAN-and-pix2pix; 128 or 256 px")
+    add("--junyanz", metavar="DIR", help="a checkout of pytorch-CycleGAN-and-pix2pix; 128 or 256 px")
     add("--turns", type=int, default=3, help="turns of each variant (default: 3)", metavar="N")
     add("--json", metavar="FILE", help="also write the results there")
     options, preset, fields = parse_preset(parser, PRESETS, "facades", argv)
     if options.turns < 1:
         raise UserError(f"--turns is {options.turns}; it must be 1 or more")
-    if options.port and not Path(options.port, "models", "networks.py").is_file():
-        raise UserError(f"--port {options.port} holds no models/networks.py")
+    if options.junyanz and not Path(options.junyanz, "models", "networks.py").is_file():
+        raise UserError(f"--junyanz {options.junyanz} holds no models/networks.py")
     fields = {"data_root": PRESETS["demo"].data_root, **fields}  # for the loading part
     config = replace(preset, **fields)
     sizes = [config.batch_size] if "batch_size" in fields else [1, 8]
@@ -60,7 +60,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     return options
 
 
-def port_step(folder: str, config: Config, device: torch.device):
+def junyanz_step(folder: str, config: Config, device: torch.device):
     """The PyTorch port's step: its networks and losses, in the order of its pix2pix model."""
     networks = runpy.run_path(str(Path(folder, "models", "networks.py")))
     kind, width = f"unet_{config.crop_size}", config.base_channels
@@ -88,14 +88,14 @@ def port_step(folder: str, config: Config, device: torch.device):
     return step
 
 
-def compare(config: Config, port: str | None, turns: int) -> dict[str, list]:
+def compare(config: Config, junyanz: str | None, turns: int) -> dict[str, list]:
     """For each variant, (seconds per step, peak GB) of each turn."""
     fp32 = replace(config, precision="fp32")
     variants = {"textbook fp32": (replace(fp32, fast=False), None), "ours fp32": (fp32, None)}
     if config.precision == "bf16":
         variants["ours bf16"] = (config, None)
-    if port:
-        variants["the port, fp32"] = (fp32, port)
+    if junyanz:
+        variants["junyanz, fp32"] = (fp32, junyanz)
     measured = {name: [] for name in variants}
     for _ in tqdm(range(turns), f"batch {config.batch_size}", leave=False):
         for name, arguments in variants.items():
@@ -104,11 +104,11 @@ def compare(config: Config, port: str | None, turns: int) -> dict[str, list]:
     return measured
 
 
-def time_steps(config: Config, port: str | None) -> tuple[float, float | None]:
+def time_steps(config: Config, junyanz: str | None) -> tuple[float, float | None]:
     """In a process of its own: the mean seconds of a step, and the peak memory in GB."""
     device = device_of(config.device)
-    if port:
-        take_step = port_step(port, config, device)
+    if junyanz:
+        take_step = junyanz_step(junyanz, config, device)
     else:
         take_step = step_function(prepare(build_model(config, device), config), config)
     step = partial(take_step, *random_batch(config, device))
@@ -213,7 +213,7 @@ def main(argv=None) -> int:
     torch.cuda.empty_cache()  # for the processes of the variants
     for config in options.configs:
         config = replace(config, precision=precision)
-        steps += rows_of(compare(config, options.port, options.turns), config, rates)
+        steps += rows_of(compare(config, options.junyanz, options.turns), config, rates)
     content = {
         **provenance(device),
         "crop_size": config.crop_size,

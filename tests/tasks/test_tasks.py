@@ -152,7 +152,7 @@ def test_masks_from_a_folder(photos, tmp_path):
     Image.fromarray(mask).save(tmp_path / "mask.png")
     pair = both("inpainting", photos, mask=str(tmp_path))
     assert pair["mask"][0, :8].all() and not pair["mask"][0, 8:].any()
-    with pytest.raises(UserError, match=r"nowhere.*centre, random"):
+    with pytest.raises(UserError, match=r"nowhere.*center, random"):
         PairedDataset(config_for("inpainting", photos, mask=str(tmp_path / "nowhere")), "train")
 
 

@@ -44,7 +44,7 @@ def test_a_step_of_the_papers_networks_takes_87_gflop():
 @pytest.mark.parametrize(
     "words, complaint",
     [
-        (["--port", "nowhere"], "--port nowhere holds no models/networks.py"),
+        (["--junyanz", "nowhere"], "--junyanz nowhere holds no models/networks.py"),
         (["--turn", "1"], "did you mean '--turns'"),
         (["--turns", "0"], "--turns is 0"),
         (["--batch_size", "0"], "batch_size is 0"),
@@ -81,7 +81,7 @@ class GANLoss(nn.Module):
         return nn.functional.binary_cross_entropy_with_logits(prediction, target)
 """
     )
-    words = [*TINY_STEP, "--batch_size", "1", "--port", tmp_path, "--data_root", pairs]
+    words = [*TINY_STEP, "--batch_size", "1", "--junyanz", tmp_path, "--data_root", pairs]
     assert main(words) == 0
-    (row,) = [line for line in capsys.readouterr().out.splitlines() if "| the port, fp32 |" in line]
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "| junyanz, fp32 |" in line]
     assert row.rstrip(" |").endswith("x")
