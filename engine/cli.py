@@ -48,8 +48,9 @@ def one_line_errors():
 
 def run(main) -> None:
     """Runs `main`, which returns the exit code, as a script."""
-    if hasattr(sys.stdout, "reconfigure"):  # not a notebook's
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
+    if hasattr(sys.stdout, "reconfigure"):  # not in a notebook
+        # In a log file, lines appear as they are printed; file names need not be valid text.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     with one_line_errors():
         sys.exit(main())
 

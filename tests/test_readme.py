@@ -137,7 +137,7 @@ def test_every_command_parses(page, tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "networks.py").touch()
     for line in commands(page):
-        line = line.replace("--port DIR", f"--port {tmp_path}")  # of the port
+        line = line.replace("--junyanz DIR", f"--junyanz {tmp_path}")  # of the port
         if not (script := script_of(line)):
             assert any(re.fullmatch(pattern, line) for pattern in ELSEWHERE), line
             continue

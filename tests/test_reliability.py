@@ -270,3 +270,20 @@ def test_memory_and_open_files_stay_flat(tmp_path):
     memory, files = zip(*samples, strict=True)
     assert max(files[1:]) <= files[1] + 2
     assert memory[-1] < memory[1] + 30e6
+
+
+def test_a_killed_trainer_has_written_what_it_printed(pairs, tmp_path):
+    """Under nohup, output goes to a file, which Python would write 8 KB at a time."""
+    words = arguments(data_root=pairs, output=tmp_path / "run", epochs=10**6, **TINY)
+    command = [sys.executable, str(REPOSITORY / "train.py"), *words]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    printed = tmp_path / "nohup.out"
+    with open(printed, "w", encoding="utf-8") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.DEVNULL, env=environment)
+    try:
+        kill.wait_until(lambda: (tmp_path / "run" / "samples" / "epoch_0004.png").exists(), process)
+    finally:
+        process.kill()
+        process.wait()
+    lines = printed.read_text(encoding="utf-8").splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("epoch ")][:2] == ["0", "2"]
