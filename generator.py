@@ -76,11 +76,14 @@ class UNetGenerator(nn.Module):
         )
         self.apply(initialize)
 
-    def forward(self, x: Tensor, noise: bool = True) -> Tensor:
+    def forward(
+        self, x: Tensor, noise: bool = True, random: torch.Generator | None = None
+    ) -> Tensor:
         """Translates x. Two calls differ, because z is drawn anew.
 
         As in the paper (Section 3.1), dropout stays on in `.eval()`. With `noise=False` it is off,
-        and the same x always gives the same output.
+        and the same x always gives the same output. With `random`, a generator on the CPU, z
+        follows from its seed alone: it is the same on any device and in any memory layout.
         """
         height, width = x.shape[-2:]
         if height % 2**self.depth or width % 2**self.depth:
@@ -95,12 +98,18 @@ class UNetGenerator(nn.Module):
         skips.pop()  # the bottleneck has no skip
         for i, layer in enumerate(self.decoder):
             x = layer(x)
-            if i in self.dropped:
-                x = F.dropout(x, self.dropout, training=noise)
+            if i in self.dropped and noise:
+                x = self.drop(x, random)
             skip = skips.pop()
             if self.joins_skips:
                 x = torch.cat([x, skip], dim=1)
         return in_full_precision(self.output, x)
+
+    def drop(self, x: Tensor, random: torch.Generator | None) -> Tensor:
+        if random is None:
+            return F.dropout(x, self.dropout)
+        kept = torch.rand(x.shape, generator=random) >= self.dropout
+        return x * kept.to(x.device) / (1 - self.dropout)
 
 
 class EncoderDecoderGenerator(UNetGenerator):

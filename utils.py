@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from config import Config, UserError, config_from_dict
 from discriminator import PatchDiscriminator
-from engine.devices import choose_device, seeded
+from engine.devices import choose_device
 from engine.files import DamagedError, find_damage, load_tensors, replacing, retry_while_locked
 from generator import EncoderDecoderGenerator, UNetGenerator
 from images.grids import center_on_squares, image_grid
@@ -155,11 +155,10 @@ def misfit(network: nn.Module, weights: dict | None) -> str | None:
 
 @torch.inference_mode()
 def generate(generator: nn.Module, x: Tensor, seed: int = 0, noise: bool = True) -> Tensor:
-    """G(x, z) with z drawn from `seed`. Other random numbers are unaffected. x: (B, C, H, W) in
-    [-1, 1], H and W multiples of 2**depth. Use B = 1, as the paper does: norms use the statistics
-    of the batch, so its images change each other."""
-    with seeded(seed, x.device):
-        return generator(x, noise=noise)
+    """G(x, z) with z drawn from `seed`, the same on any device and in any thread. x: (B, C, H, W)
+    in [-1, 1], H and W multiples of 2**depth. Use B = 1, as the paper does: norms use the
+    statistics of the batch, so its images change each other."""
+    return generator(x, noise=noise, random=torch.Generator().manual_seed(seed))
 
 
 def generate_any_size(generator: nn.Module, x: Tensor, seed: int = 0, noise: bool = True) -> Tensor:

@@ -127,20 +127,3 @@ def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
     elif device.type == "mps" and "mps" in state:
         torch.mps.set_rng_state(state["mps"])
-
-
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device):
-    """Seeds the generators inside the block and restores their state after it."""
-    state = rng_state(device)
-    # torch.manual_seed would seed every GPU, including those whose state is not restored.
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(seed)
-    try:
-        yield
-    finally:
-        set_rng_state(state, device)

@@ -1,6 +1,8 @@
 """Trained generators: loading, translating images of any size and mode."""
 
+import copy
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -91,6 +93,24 @@ def test_the_noise_is_seeded_and_stays_on_in_eval_mode(generator):
     assert translate(generator, image) != translate(generator, image, seed=1)
     silent = translate(generator, image, noise=False)
     assert silent == translate(generator, image, seed=1, noise=False) != translate(generator, image)
+
+
+def test_the_noise_follows_from_the_seed_in_any_thread(generator):
+    """As in a web server, which translates in several."""
+    image = picture((192, 192))
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: translate(generator, image, seed=3), range(24)))
+    assert all(result == translate(generator, image, seed=3) for result in results)
+
+
+def test_the_noise_does_not_depend_on_memory_layout_or_precision(generator):
+    x = to_tensor(np.asarray(picture((32, 32))))[None]
+    plain = generate(generator, x, seed=3)
+    other = copy.deepcopy(generator).to(memory_format=torch.channels_last)
+    assert torch.allclose(plain, generate(other, x, seed=3), atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = generate(generator, x, seed=3)
+    assert (plain - mixed).abs().max() < (plain - generate(generator, x, seed=4)).abs().max() / 2
 
 
 def test_translating_leaves_other_random_numbers_alone(generator):

@@ -45,7 +45,9 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     """Returns junyanz, turns, json and `configs`, one for each batch size."""
     parser = cli.Parser(__doc__, "python -m tools.benchmark [PRESET] [--field value ...]")
     add = parser.add_argument
-    add("--junyanz", metavar="DIR", help="a checkout of pytorch-CycleGAN-and-pix2pix; 128 or 256 px")
+    add(
+        "--junyanz", metavar="DIR", help="a checkout of pytorch-CycleGAN-and-pix2pix; 128 or 256 px"
+    )
     add("--turns", type=int, default=3, help="turns of each variant (default: 3)", metavar="N")
     add("--json", metavar="FILE", help="also write the results there")
     options, preset, fields = parse_preset(parser, PRESETS, "facades", argv)
