@@ -90,7 +90,6 @@ def test_files_and_functions_are_short():
     seven = [lines[REPOSITORY / name] for name in SEVEN]
     assert sum(seven) < 1800
     assert max(seven) <= 320, dict(zip(SEVEN, seven, strict=True))
-    assert sum(lines.values()) < 6470
     for file, tree in TREES.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -78,7 +78,7 @@ def train_reader(config: Config) -> None:
     with own_randomness(config.seed, torch.device("cpu")):
         reader = LabelReader(palette, config.crop_size).to(device)
     with alone_in(folder):
-        start = time.monotonic()
+        start, begun = time.monotonic(), origin(device)
         photos = PairedDataset(config, "train")
         learn(reader, photos, config)
         minutes = (time.monotonic() - start) / 60
@@ -86,7 +86,7 @@ def train_reader(config: Config) -> None:
         result = {"split": test.split, "images": len(test), **score_photos(reader, test)}
         fields = {name: getattr(config, name) for name in (*DATA, *LOADING, *RECIPE)}
         result |= {"trained_on": len(photos), "minutes": minutes, "config": fields}
-        write_text(folder / RECORD, json.dumps(result | origin(device), indent=2) + "\n")
+        write_text(folder / RECORD, json.dumps(result | begun, indent=2) + "\n")
         save_reader(reader, folder)
         list_skipped(photos.skipped + test.skipped, folder)
     report(result, folder)
