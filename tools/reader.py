@@ -80,9 +80,9 @@ def train_reader(config: Config) -> None:
     with alone_in(folder):
         start, begun = time.monotonic(), origin(device)
         photos = PairedDataset(config, "train")
+        test = PairedDataset(config, "test", augment=False)  # now, so that it can't fail later
         learn(reader, photos, config)
         minutes = (time.monotonic() - start) / 60
-        test = PairedDataset(config, "test", augment=False)
         result = {"split": test.split, "images": len(test), **score_photos(reader, test)}
         fields = {name: getattr(config, name) for name in (*DATA, *LOADING, *RECIPE)}
         result |= {"trained_on": len(photos), "minutes": minutes, "config": fields}
