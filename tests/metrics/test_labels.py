@@ -1,10 +1,9 @@
-"""Label scores, against numbers worked out by hand and real label maps; the label reader."""
+"""Label scores, against numbers worked out by hand and real label maps."""
 
 import io
 import math
 import os
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +12,8 @@ import torch
 from conftest import REPOSITORY
 from PIL import Image
 
-from config import Config
-from engine.cli import UserError
 from images.pixels import eight_bits, to_image, to_tensor
-from metrics.labels import (
-    LabelReader,
-    class_scores,
-    confusion,
-    read_classes,
-)
+from metrics.labels import class_scores, confusion, read_classes
 from metrics.palettes import PALETTES, Palette
 from metrics.split import SplitScores
 
@@ -157,58 +149,6 @@ def test_classes_are_scored_over_the_split_not_per_image():
     assert result["class_iou"] == pytest.approx((1 / 2 + 2 / 3 + 0) / 3)
     assert result["classes_present"] == 2
     assert result["l1"] == pytest.approx((2 / 3 + 0 + 2 / 3) / 3, rel=1e-5)
-
-
-# ---- The label reader -------------------------------------------------------------------------
-
-PHOTOS = Config(data_root="data/demo", palette="demo", direction="BtoA")
-LABELS = replace(PHOTOS, direction="AtoB")
-
-
-def test_a_perfect_reader():
-    """It reads any photo as the true labels; a reader that sees one class is right in its share."""
-    palette = PALETTES["demo"]
-    numbers = blocks(palette, side=8)
-    true, photo = torch.from_numpy(numbers), flat(1, 2, 3, size=len(numbers))
-    reader = LabelReader(lambda image: paint(numbers, palette), PHOTOS, LABELS)
-    reader.add(true, photo, photo)
-    summary = reader.summary()
-    assert summary["read_pixel_accuracy"] == summary["real_pixel_accuracy"] == 1
-    assert summary["read_class_iou"] == 1 and summary["real_classes_present"] == 13
-
-    def read(image):  # it sees the generated photo as background only
-        return paint(numbers if image is photo else 0 * numbers, palette)
-
-    reader = LabelReader(read, PHOTOS, LABELS)
-    reader.add(true, photo.clone(), photo)
-    summary = reader.summary()
-    assert summary["read_pixel_accuracy"] == pytest.approx((numbers == 0).mean())
-    assert summary["read_class_accuracy"] == pytest.approx(1 / 13)
-    assert summary["real_pixel_accuracy"] == 1
-
-
-@pytest.mark.parametrize(
-    ("run", "scorer", "line"),
-    [
-        (LABELS, LABELS, "run must translate label maps of a known palette"),
-        (replace(PHOTOS, palette="none"), LABELS, "run must translate label maps"),
-        (replace(PHOTOS, in_channels=1), LABELS, "run must translate label maps"),
-        (PHOTOS, PHOTOS, "its direction is BtoA, it must be AtoB"),
-        (PHOTOS, replace(LABELS, out_channels=1), "its out_channels is 1, it must be 3"),
-        (PHOTOS, replace(LABELS, palette="facades"), "is facades of data/demo, the run's demo of"),
-        (PHOTOS, replace(LABELS, palette="none"), "is none of data/demo, the run's demo of"),
-        (
-            PHOTOS,
-            replace(LABELS, crop_size=512, load_size=512),
-            "crop_size is 512, it must be 256",
-        ),
-        (replace(PHOTOS, out_channels=1), LABELS, "its in_channels is 3, it must be 1"),
-    ],
-)
-def test_a_reader_that_does_not_fit_is_refused(run, scorer, line):
-    with pytest.raises(UserError, match="--scorer does not fit the run") as error:
-        LabelReader(lambda image: image, run, scorer)
-    assert line in str(error.value)
 
 
 # ---- Real labels ------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
-"""Every row of every table, end to end on tiny settings; and labels read by a scorer."""
+"""Every row of every table, end to end on tiny settings; and scores by a label reader."""
 
 import gc
 import json
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from config import PRESETS, Config
 from dataset import PairedDataset
 from engine.cli import UserError
 from engine.files import save_image
-from evaluate import evaluate_split, label_reader
+from evaluate import evaluate_split
 from generator import UNetGenerator
 from images.pairs import read_pair
 from images.pixels import to_tensor
-from metrics.labels import LabelReader, read_classes
+from metrics.labels import read_classes
 from metrics.palettes import PALETTES
+from metrics.reader import ReaderScores, load_reader
+from tools import reader as reader_tool
 from tools.make_demo import make_demo
 from tools.reproduce import ROWS, TITLES, main, parse_arguments, run_once
 from utils import load_checkpoint, load_generator
@@ -62,7 +65,9 @@ def test_a_finished_training_leaves_no_network_in_memory(demo, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("table", ROWS)
-def test_every_row_is_trained_scored_and_put_beside_the_papers(table, demo, tmp_path, capsys):
+def test_every_row_is_trained_scored_and_put_beside_the_papers(
+    table, demo, reader_packages, tmp_path, capsys
+):
     words = words_for(table, demo, tmp_path / "out")
     assert main(words) == 0
     text = (tmp_path / "out" / f"{table}.md").read_text()
@@ -99,7 +104,7 @@ def first_run(table: str) -> str:
 
 
 @pytest.mark.slow
-def test_rows_differ_in_what_their_table_compares(demo, tmp_path):
+def test_rows_differ_in_what_their_table_compares(demo, reader_packages, tmp_path):
     words = words_for("table1", demo, tmp_path / "out")
     assert main(words) == 0
     settings = {}
@@ -117,8 +122,8 @@ def test_rows_differ_in_what_their_table_compares(demo, tmp_path):
         "lambda_l1_0": ("BtoA", False, True, True),
         "conditional_False": ("BtoA", True, True, False),
         "base": ("BtoA", True, True, True),
-        "gan_weight_0_direction_AtoB": ("AtoB", True, False, True),  # the scorer
     }
+    assert (tmp_path / "out" / "reader" / "reader.pt").is_file()
 
 
 @pytest.mark.slow
@@ -141,21 +146,20 @@ def test_finished_runs_are_skipped_and_stopped_ones_resumed(demo, tmp_path, caps
 
 
 @pytest.mark.slow
-def test_what_a_newer_scorer_reads_is_scored_again(demo, tmp_path):
+def test_what_a_newer_reader_reads_is_scored_again(demo, reader_packages, tmp_path):
     words = words_for("table3", demo, tmp_path / "out")
     assert main(words) == 0
     scores = tmp_path / "out" / "receptive_field_1" / "seed_0" / "test" / "scores.json"
     scores.unlink()
-    scorer = tmp_path / "out" / "gan_weight_0_direction_AtoB" / "seed_0"  # table 6's best reader
-    latest = scorer / "checkpoints" / "latest.pt"
-    os.utime(latest, (latest.stat().st_mtime + 9,) * 2)
+    reader = tmp_path / "out" / "reader" / "reader.pt"
+    os.utime(reader, (reader.stat().st_mtime + 9,) * 2)
     assert main(words) == 0
     assert json.loads(scores.read_text())["read_pixel_accuracy"] > 0
 
 
 @pytest.mark.slow
-def test_scores_of_ones_own_do_not_get_into_the_table(demo, tmp_path, capsys):
-    """evaluate.py in a finished or a half trained row, with another seed or without the scorer."""
+def test_scores_of_ones_own_do_not_get_into_the_table(demo, reader_packages, tmp_path, capsys):
+    """evaluate.py in a finished or a half trained row, with another seed or without the reader."""
     words = words_for("table3", demo, tmp_path / "out")
     assert main(words) == 0
     text = (tmp_path / "out" / "table3.md").read_text()
@@ -166,13 +170,13 @@ def test_scores_of_ones_own_do_not_get_into_the_table(demo, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_scorer_can_be_shared_and_is_looked_at_before_hours_are_spent(demo, tmp_path, runs):
-    words = [*words_for("table3", demo, tmp_path / "out"), "--scorer", str(runs["labels"])]
+def test_a_reader_can_be_shared_and_is_checked_before_hours_are_spent(demo, tmp_path, reader):
+    words = [*words_for("table3", demo, tmp_path / "out"), "--scorer", str(reader)]
     assert main(words) == 0
-    assert not list((tmp_path / "out").glob("*AtoB"))
-    words = [*words_for("table3", demo, tmp_path / "new"), "--scorer", str(runs["photos"])]
-    with pytest.raises(UserError, match="--scorer"):
-        main(words)
+    assert not (tmp_path / "out" / "reader").exists()
+    larger = words_for("table3", demo, tmp_path / "new", load_size=128, crop_size=128)
+    with pytest.raises(UserError, match="its crop_size is 96, the run's 128"):
+        main([*larger, "--scorer", str(reader)])
     words = [*words_for("table3", demo, tmp_path / "new"), "--seeds", "0", "-1"]
     with pytest.raises(UserError, match="seed is -1"):
         main(words)
@@ -183,12 +187,13 @@ def test_a_scorer_can_be_shared_and_is_looked_at_before_hours_are_spent(demo, tm
 
 
 @pytest.mark.slow
-def test_the_table_says_what_its_numbers_are(demo, tmp_path):
-    for table, reader in (("table3", True), ("table6", False)):
+def test_the_table_says_what_its_numbers_are(demo, reader_packages, tmp_path):
+    read_by = "scores by a label reader on EfficientNet-Lite0 features, not FCN-8s."
+    for table, read in (("table3", True), ("table6", False)):
         words = words_for(table, demo, tmp_path / table)
         assert main(words) == 0
         text = (tmp_path / table / f"{table}.md").read_text()
-        assert ("FCN-8s" in text) == reader and "| per-pixel |" in text
+        assert (read_by in text) == ("FCN-8s" in text) == read and "| per-pixel |" in text
     shutil.copytree(demo, tmp_path / "mine")
     words = words_for("table6", tmp_path / "mine", tmp_path / "own")
     assert main(words) == 0  # its palette.json is found
@@ -213,17 +218,17 @@ def test_true_classes_are_those_of_the_file_not_of_its_resized_colours(demo, run
     assert (read_classes(blended, palette) != true).float().mean() > 0.01
 
 
-def test_a_reader_is_compared_with_the_labels_of_the_file(runs, tmp_path, monkeypatch):
+def test_a_reader_is_compared_with_the_labels_of_the_file(runs, reader, tmp_path, monkeypatch):
     """The generator sees blended labels, since they tell more of where an edge is."""
     photos, labels = (load_generator(runs[kind]) for kind in ("photos", "labels"))
     found = []
-    monkeypatch.setattr(LabelReader, "add", lambda _, true, *images: found.append(true))
-    monkeypatch.setattr(LabelReader, "summary", lambda _: {})
-    evaluate.evaluate_split(photos, "test", tmp_path, scorer=labels)
+    monkeypatch.setattr(ReaderScores, "add", lambda _, labels, *images: found.append(labels))
+    monkeypatch.setattr(ReaderScores, "summary", lambda _: {})
+    evaluate.evaluate_split(photos, "test", tmp_path, reader=load_reader(reader))
     dataset = PairedDataset(labels.config, "test")
     assert len(found) == len(dataset)
-    for true, pair in zip(found, dataset, strict=True):
-        assert torch.equal(true, read_classes(pair["target"], PALETTES["demo"]))
+    for image, pair in zip(found, dataset, strict=True):
+        assert torch.equal(image, pair["target"])
 
 
 def test_the_palette_stays_with_the_run_and_can_be_given_later(
@@ -304,11 +309,11 @@ def test_the_command_line():
 
 
 @pytest.mark.slow
-def test_what_tables_have_in_common_is_trained_once(demo, tmp_path, capsys):
-    for table, finished in (("table6", 0), ("table3", 1), ("table1", 2)):
+def test_what_tables_have_in_common_is_trained_once(demo, reader_packages, tmp_path, capsys):
+    for table, finished in (("table6", 0), ("table3", 0), ("table1", 2)):
         words = words_for(table, demo, tmp_path / "out")
         assert main(words) == 0
-        assert capsys.readouterr().out.count("is finished") == finished  # the scorer, L1+cGAN
+        assert capsys.readouterr().out.count("is finished") == finished  # the reader, L1+cGAN
 
 
 def content_of(name: str, folder: Path, words: list[str]) -> dict:
@@ -320,7 +325,8 @@ def content_of(name: str, folder: Path, words: list[str]) -> dict:
 def test_gray_images_are_not_read(demo, tmp_path):
     words = words_for("table2", demo, tmp_path, out_channels=1)
     content = content_of("table2", tmp_path, words)
-    assert "read_pixel_accuracy" not in str(content) and not list(tmp_path.glob("*AtoB"))
+    assert "read_pixel_accuracy" not in str(content) and not (tmp_path / "reader").exists()
+    assert content["reader"] is None
 
 
 @pytest.mark.slow
@@ -393,53 +399,51 @@ def runs(demo, tmp_path_factory) -> dict[str, Path]:
     return {"photos": root / "BtoA", "labels": root / "AtoB"}
 
 
-def test_a_scorer_that_knows_the_labels_reads_them_all(runs, demo):
-    """A reader without error: it outputs the true labels for any photo."""
+@pytest.fixture(scope="module")
+def reader(demo, reader_packages, tmp_path_factory) -> Path:
+    """A reader of the photos of `runs`."""
+    folder = tmp_path_factory.mktemp("reader")
+    fields = {"data_root": demo, "output": folder, "crop_size": 96, "epochs": 2, "device": "cpu"}
+    assert reader_tool.main(arguments(**fields)) == 0
+    return folder
+
+
+def test_real_photos_are_read_as_the_reader_itself_reports(runs, reader, tmp_path):
+    own = json.loads((reader / "reader.json").read_text(encoding="utf-8"))
     generator = load_generator(runs["photos"])
-    dataset = PairedDataset(replace(generator.config, load_size=96), "test")
-    scorer = load_generator(runs["labels"])
-    reader = label_reader(scorer, generator.config)
-    for pair in dataset:
-        scorer.forward = lambda x, noise, labels=pair["input"]: labels[None]
-        true = read_classes(pair["input"], PALETTES["demo"])
-        reader.add(true, pair["target"], pair["target"])
-    summary = reader.summary()
-    assert summary["read_pixel_accuracy"] == summary["real_pixel_accuracy"] == 1.0
-    present = summary["read_classes_present"]
-    assert summary["read_class_iou"] == pytest.approx(present / 13)
+    summary = evaluate_split(generator, "test", tmp_path, reader=load_reader(reader))
+    for name in ("pixel_accuracy", "class_accuracy", "class_iou", "classes_present"):
+        assert summary[f"real_{name}"] == own[name]
+        assert summary[f"read_{name}"] >= 0 and name not in summary
 
 
-def test_real_photos_are_read_as_the_scorers_own_test_says(runs, tmp_path):
-    scorer = load_generator(runs["labels"])
-    own = evaluate_split(scorer, "test", tmp_path / "own", noise=False)
-    summary = evaluate_split(
-        load_generator(runs["photos"]), "test", tmp_path / "read", scorer=scorer
-    )
-    assert summary["real_pixel_accuracy"] == pytest.approx(own["pixel_accuracy"], abs=2e-3)
-    assert summary["real_class_iou"] == pytest.approx(own["class_iou"], abs=2e-3)
-    assert "pixel_accuracy" not in summary and "sharpness" not in own
-
-
-def test_what_was_read_is_printed(runs, capsys):
-    words = [runs["photos"], "--scorer", runs["labels"], "--device", "cpu"]
+def test_what_was_read_is_printed(runs, reader, capsys):
+    words = [runs["photos"], "--scorer", reader, "--device", "cpu"]
     assert evaluate.main(words) == 0
     out = capsys.readouterr().out
-    for line in ("read from outputs: per-pixel", "read from targets: per-pixel", "sharpness"):
-        assert line in out
+    for images in ("outputs", "targets"):
+        assert f"labels read from {images} (not by FCN-8s): per-pixel" in out
+    assert "sharpness" in out
     assert evaluate.main([runs["labels"], "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     assert "labels: per-pixel" in out and "sharpness" not in out
 
 
-def test_a_scorer_that_does_not_fit_is_refused(runs, tmp_path):
-    for run, scorer in ((runs["photos"], runs["photos"]), (runs["labels"], runs["labels"])):
-        with pytest.raises(UserError, match="--scorer"):
+def test_a_scorer_that_does_not_fit_is_refused(runs, reader, tmp_path):
+    for run, scorer, line in (
+        (runs["labels"], reader, "the run must translate label maps"),
+        (runs["photos"], runs["labels"], r"label reader .*AtoB.reader\.pt does not exist"),
+    ):
+        with pytest.raises(UserError, match=line):
             evaluate.main([run, "--scorer", scorer, "--output", tmp_path])
-    generator = load_generator(runs["photos"])
-    scorer = load_generator(runs["labels"])
-    scorer.config = replace(scorer.config, crop_size=64)
-    with pytest.raises(UserError, match="crop_size is 64"):
-        label_reader(scorer, generator.config)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_packages_are_named_before_anything_is_trained(demo, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    with pytest.raises(UserError, match="pip install efficientnet-lite-pytorch"):
+        main(words_for("table1", demo, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
