@@ -11,10 +11,9 @@ from conftest import equal, make_pairs, refusal
 
 from engine.cli import UserError
 from metrics.palettes import PALETTES, Palette
-from metrics.reader import load_reader
+from metrics.reader import load_reader, segmentation_loss
 from tools.make_demo import make_demo
-from metrics.reader import segmentation_loss
-from tools.reader import main, parse_arguments, , trained_reader
+from tools.reader import main, parse_arguments, trained_reader
 
 WORDS = ["--crop_size", "32", "--device", "cpu"]
 
