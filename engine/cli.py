@@ -35,6 +35,11 @@ def one_line_errors():
             line = "out of memory; a smaller batch_size or crop_size needs less"
         elif isinstance(error, NotImplementedError) and "for the MPS device" in str(error):
             line = str(error).partition(". ")[0] + "; --device cpu has it"
+        elif re.search(r"shared memory|shm", str(error)):
+            line = (
+                "/dev/shm, the shared memory of loading processes, is full; a lower --num_workers"
+            )
+            line += " needs less, and docker run --shm-size=8g gives more"
         elif re.search(r"DataLoader worker.*(killed|exited)", str(error)):
             line = "a loading process was killed; a lower --num_workers needs less memory"
         else:

@@ -3,18 +3,24 @@
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
 
 from engine.devices import usable_cores
 from engine.order import TrainingOrder
+
+PREFETCHED = 2  # batches each loading process prepares ahead
 
 
 def load_batches(
@@ -36,12 +42,17 @@ def load_batches(
         cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         workers = max(1, min(cores, 16 if forked else 4))
     alone = order is None
+    if workers and len(dataset):
+        item = dataset[0] if alone else dataset.__getitems__([0])[0]
+        item_bytes = sum(getattr(value, "nbytes", 0) for value in item.values())
+        workers = fit_shared_memory(workers, item_bytes * (1 if alone else order.batch_size))
     loader = DataLoader(
         dataset,
         batch_size=None if alone else 1,
         batch_sampler=order,
         num_workers=workers,
-        collate_fn=None if alone else collate,
+        prefetch_factor=PREFETCHED if workers else None,
+        collate_fn=partial(in_shared_memory, collate=None if alone else collate),
         pin_memory=pin,
         worker_init_fn=ignore_stop_requests,
         multiprocessing_context=context if workers else None,
@@ -53,6 +64,34 @@ def load_batches(
     with stop_requests_waiting(forked):
         batches = iter(loader)
     yield from batches
+
+
+def fit_shared_memory(workers: int, batch_bytes: int) -> int:
+    """The number of loading processes whose batches fit into shared memory, at most `workers`. A
+    container often has 64 MB of it."""
+    folder = Path("/dev/shm")
+    if not folder.is_dir():
+        return workers
+    free = shutil.disk_usage(folder).free
+    batches = int(0.9 * free / batch_bytes) - 2  # two are in use
+    fitting = max(0, batches // PREFETCHED)
+    if fitting >= workers:
+        return workers
+    how = f"{fitting} process{'es'[: 2 * (fitting > 1)]}" if fitting else "a thread"
+    reason = f"{folder} has {free / 1e6:.3g} MB free (docker run --shm-size=8g gives more)"
+    print(f"loading with {how}, not {workers} processes: {reason}")
+    return fitting
+
+
+def in_shared_memory(items, collate: Callable | None) -> dict:
+    """The batch of a loading process. If DataLoader put it into shared memory, in a thread, a lack
+    of space would not end the training, but leave it waiting."""
+    batch = collate(items) if collate else items
+    if get_worker_info():
+        for value in batch.values():
+            if isinstance(value, Tensor):
+                value.share_memory_()
+    return batch
 
 
 def prefetch(batches, count: int = 2):

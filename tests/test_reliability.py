@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -287,3 +288,28 @@ def test_a_killed_trainer_has_written_what_it_printed(pairs, tmp_path):
         process.wait()
     lines = printed.read_text(encoding="utf-8").splitlines()
     assert [line.split()[1] for line in lines if line.startswith("epoch ")][:2] == ["0", "2"]
+
+
+def can_mount() -> bool:
+    """Whether this user may mount a small /dev/shm for a process."""
+    words = ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"]
+    return (
+        bool(shutil.which("unshare")) and subprocess.run(words, capture_output=True).returncode == 0
+    )
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs the right to mount")
+@pytest.mark.parametrize(
+    "kilobytes, line", [(128, "loading with a thread"), (200, "loading with 1 ")]
+)
+def test_a_small_shared_memory_means_fewer_loading_processes(pairs, tmp_path, kilobytes, line):
+    """As in Docker, whose /dev/shm has 64 MB. Batches take 6 * 2 * 3 * 32 * 32 bytes = 37 KB."""
+    fields = {**TINY, "load_size": 32, "batch_size": 6, "cache_gb": 0, "num_workers": 3}
+    words = arguments(data_root=pairs, output=tmp_path / "run", epochs=2, **fields)
+    train = shlex.join([sys.executable, str(REPOSITORY / "train.py"), *words])
+    command = f"mount -t tmpfs -o size={kilobytes}k tmpfs /dev/shm && exec {train}"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", command], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert line in done.stdout and "trained for 2 epochs" in done.stdout, done.stdout
