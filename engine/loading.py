@@ -73,7 +73,7 @@ def fit_shared_memory(workers: int, batch_bytes: int) -> int:
     if not folder.is_dir():
         return workers
     free = shutil.disk_usage(folder).free
-    batches = int(0.9 * free / batch_bytes) - 2  # two are in use
+    batches = int(0.9 * free / max(1, batch_bytes)) - 2  # two are in use
     fitting = max(0, batches // PREFETCHED)
     if fitting >= workers:
         return workers
