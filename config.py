@@ -16,6 +16,7 @@ from typing import Literal
 
 from engine.cli import UserError, did_you_mean
 from engine.fields import check_types
+from images.nodata import is_nodata
 from images.ranges import is_range
 
 TaskName = Literal["pairs", "colorization", "inpainting", "super_resolution", "edges", "style"]
@@ -33,6 +34,7 @@ class Config:
     out_channels: int = 3  # channels of the target: 3 color, 1 gray, 2 for colorization
     input_range: str = ""  # LOW HIGH, or percentiles such as 1% 99%, of the inputs; empty: 8-bit
     target_range: str = ""  # the same for the targets; empty: 8-bit
+    nodata: str = ""  # value of pixels without data in such files, a number or nan; empty: none
     resize: Literal["stretch", "fit", "none"] = "stretch"  # to squares; fit: the shorter side
     load_size: int = 286  # side to which training pairs are resized
     crop_size: int = 256  # side of the random training crop
@@ -146,8 +148,10 @@ def check_channels(c: Config) -> None:
     form = "must be LOW HIGH, a pair for each channel, or percentiles such as 1% 99%"
     require(c, is_range(c.input_range, c.in_channels), "input_range", form)
     require(c, is_range(c.target_range, c.out_channels), "target_range", form)
+    require(c, is_nodata(c.nodata), "nodata", "must be a number or nan")
+    arrays = c.input_range or c.target_range
+    require(c, not c.nodata or arrays, "nodata", "needs an input_range or a target_range")
     if c.task != "pairs":
-        arrays = c.input_range or c.target_range
         require(c, not arrays, "task", "cannot be combined with an input_range or a target_range")
     if c.task in CHANNELS:
         x, y = CHANNELS[c.task]

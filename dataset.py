@@ -35,6 +35,7 @@ from engine.devices import choose_device
 from engine.fields import parse_preset
 from engine.loading import load_batches, map_in_threads
 from engine.order import TrainingOrder
+from images.nodata import NOWHERE, fill_nodata
 from images.pairs import STAND_INS, measure_ranges, size_of
 from images.pixels import collate, to_tensor
 from tasks import task_of
@@ -63,6 +64,25 @@ def augmentation(config: Config):
     if config.in_channels in (1, 3):
         return both, A.Compose([A.ColorJitter(strength, strength, strength, hue=0.0, p=1.0)])
     return both, A.Compose([A.RandomBrightnessContrast(strength, strength, p=1.0)])
+
+
+def augment(
+    recipe: tuple, x: np.ndarray, y: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Applies a recipe to x and y with random numbers that follow from the seed."""
+    both, input_alone = recipe
+    # Not by set_random_seed, which gives each transform the same numbers: flips would then
+    # depend on crops.
+    both.set_random_state(np.random.default_rng(seed), random.Random(seed))
+    pair = both(image=x, target=y)
+    x, y = pair["image"], pair["target"]
+    if input_alone is None:
+        return x, y
+    input_alone.set_random_state(both.random_generator, both.py_random)
+    if x.dtype == np.uint8:
+        return input_alone(image=x)["image"], y
+    unit = (fill_nodata(x) + 1) / 2  # albumentations takes floats in [0, 1]
+    return np.where(np.isnan(x), x, input_alone(image=unit)["image"] * 2 - 1), y
 
 
 # ---- The dataset ------------------------------------------------------------------------------
@@ -95,6 +115,8 @@ class PairedDataset(Dataset):
             self.pairs = self.pairs[:limit]
         self.augmented = augment and split == "train"
         self.recipe = augmentation(config) if self.augmented else None
+        if self.augmented:
+            self.task.check_values(self.pairs)
         self.size = config.load_size if self.augmented else config.crop_size
         pixels = min(limit, len(self.pairs)) * math.prod(self.first_size())
         self.cached = pixels * self.task.bytes_per_pixel <= config.cache_gb * 1e9
@@ -119,12 +141,21 @@ class PairedDataset(Dataset):
         x, y = self.cache[index] if self.cached else self.load(index)
         seed = np.random.SeedSequence([self.config.seed, epoch, index]).generate_state(1)[0]
         if self.augmented:
-            x, y = self.augment(x, y, int(seed))
+            x, y = augment(self.recipe, x, y, int(seed))
+        x, y = fill_nodata(x), fill_nodata(y)
         pair = self.task.pair(x, y, np.random.default_rng(seed))
         return {**pair, "name": self.pairs[index].name}
 
+    def nodata(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where x and y of an item that is not augmented have no data, (H, W, C) bool."""
+        if not self.config.nodata:
+            return NOWHERE, NOWHERE
+        x, y = self.cache[index] if self.cached else self.load(index)
+        return np.isnan(x), np.isnan(y)
+
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Reads x and y and resizes them, (H, W, C): uint8, or float32 in [-1, 1] if arrays."""
+        """Reads x and y and resizes them, (H, W, C): uint8, or float32 in [-1, 1] if arrays,
+        NaN where they have no data."""
         images = self.task.read(self.pairs[index])
         x, y = self.task.resize(images, self.new_size(*size_of(images[0])))
         height, width, _ = x.shape
@@ -140,22 +171,6 @@ class PairedDataset(Dataset):
             return self.size, self.size
         scale = self.config.load_size / min(width, height) if self.config.resize == "fit" else 1
         return round(width * scale), round(height * scale)
-
-    def augment(self, x: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Applies the recipe with random numbers that follow from the seed."""
-        both, input_alone = self.recipe
-        # Not by set_random_seed, which gives each transform the same numbers: flips would then
-        # depend on crops.
-        both.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        pair = both(image=x, target=y)
-        x, y = pair["image"], pair["target"]
-        if input_alone is None:
-            return x, y
-        input_alone.set_random_state(both.random_generator, both.py_random)
-        if x.dtype == np.uint8:
-            return input_alone(image=x)["image"], y
-        unit = (x + 1) / 2  # albumentations takes floats in [0, 1]
-        return input_alone(image=unit)["image"] * 2 - 1, y
 
     def first_size(self) -> tuple[int, int]:
         """The width and height of the first pair once resized; a square if it cannot be read, which
@@ -225,7 +240,7 @@ def resolve_ranges(config: Config) -> Config:
     order = 1 if config.direction == "AtoB" else -1
     ranges = (config.input_range, config.target_range)[::order]
     channels = (config.in_channels, config.out_channels)[::order]
-    x, y = measure_ranges(Path(config.data_root), ranges, channels)[::order]
+    x, y = measure_ranges(Path(config.data_root), ranges, channels, config.nodata)[::order]
     return replace(config, input_range=x, target_range=y)
 
 

@@ -14,6 +14,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import statistics
 import sys
 from argparse import Namespace
@@ -31,10 +32,11 @@ from dataset import PairedDataset, load_pairs
 from engine import cli
 from engine.devices import command_line
 from engine.files import report_skipped, save_image, write_text
-from images.arrays import ARRAY_ENDINGS, read_array, write_array
+from images.arrays import ARRAY_ENDINGS, write_array
 from images.gallery import Gallery
+from images.nodata import mean_error, write_nodata
 from images.outputs import plan_outputs
-from images.pairs import size_of
+from images.pairs import read_side, size_of
 from images.pixels import to_image, to_tensor
 from images.ranges import from_unit
 from images.reading import read_image
@@ -135,8 +137,10 @@ def evaluate_split(
         if config.target_range:
             pair = [image.permute(1, 2, 0).numpy() for image in (output, y)]
             values, truth = (from_unit(image, config.target_range) for image in pair)
-            write_array(values, folder / "values" / f"{name}.npy")
-            rows[name]["mae"] = float(abs(values - truth).mean())
+            missing = dataset.nodata(index)
+            values_file = folder / "values" / f"{name}.npy"
+            write_array(write_nodata(values, missing[0], config.nodata), values_file)
+            rows[name]["mae"] = mean_error(values, truth, *missing)
         gallery.add(name, images, rows[name])
         if read:
             file = dataset.task.read(dataset.pairs[index])[0]
@@ -147,7 +151,8 @@ def evaluate_split(
 
     means = scores.summary() | (read.summary() if read else {})
     if config.target_range:
-        means["mae"] = statistics.fmean(row["mae"] for row in rows.values())
+        known = [row["mae"] for row in rows.values() if not math.isnan(row["mae"])]
+        means |= {"mae": statistics.fmean(known)} if known else {}
     summary = {"split": dataset.split, "images": len(rows), "seed": seed, "dropout": noise, **means}
     save_image(sample_grid(grid, 3, ["input", "output", "target"]), folder / "grid.png")
     write_scores(rows, summary, folder)
@@ -217,7 +222,7 @@ def translate_files(generator: nn.Module, plan: dict[Path, Path], options: Names
     skipped, advised = [], False
     for file, result in tqdm(plan.items(), "translating", unit="image"):
         try:
-            image = (read_array if config.input_range else read_image)(file)
+            image = read_side((file,), bool(config.input_range), config.nodata)
             advice = hint(*size_of(image), config)
             if advice and not advised and not options.tile:
                 tqdm.write(f"{file} {advice}", file=sys.stderr)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import PLANAR_CONFIGURATION, SAMPLESPERPIXEL, ImageFileDirectory_v2
 
 from engine.cli import UserError
 from engine.files import replacing
-from images.reading import MAX_PIXELS
+from images.nodata import mark_nodata
+from images.reading import FORMATS, MAX_PIXELS
 
 ARRAY_ENDINGS = (".npy", ".tif", ".png")
 
@@ -21,9 +23,9 @@ ARRAY_ENDINGS = (".npy", ".tif", ".png")
 HEADER_LOCK = threading.Lock()
 
 
-def read_array(path: Path) -> np.ndarray:
-    """Reads a .npy file, (H, W) or (H, W, C), or an image file with all its bits. Raises UserError
-    naming the file."""
+def read_array(path: Path, nodata: str = "") -> np.ndarray:
+    """Reads a .npy file, (H, W) or (H, W, C), or an image file with all its bits; NaN where a pixel
+    has the value `nodata`. Raises UserError naming the file."""
     try:
         content = path.read_bytes()
         if path.suffix.lower() == ".npy":
@@ -34,12 +36,9 @@ def read_array(path: Path) -> np.ndarray:
         array = np.atleast_3d(array)
         if array.ndim != 3 or array.shape[0] * array.shape[1] > MAX_PIXELS or not array.size:
             raise ValueError(f"its shape is {array.shape}, not (H, W) or (H, W, C)")
-        array = array.astype(np.float32)
-        if not np.isfinite(array).all():
-            raise ValueError("some of its values are not finite")
+        return mark_nodata(array, nodata)
     except Exception as error:  # NumPy's and OpenCV's readers raise nearly anything
         raise UserError(f"{path} cannot be read as an array: {error}") from error
-    return array
 
 
 def decode(content: bytes) -> np.ndarray:
@@ -57,7 +56,27 @@ def decode(content: bytes) -> np.ndarray:
         planar = tags.get(PLANAR_CONFIGURATION) == 2 and channels > 1
         if tags.next or planar or tags.get(SAMPLESPERPIXEL, 1) != channels:
             raise ValueError("it has pages, or bands that OpenCV cannot read; save it as .npy")
+    elif (turn := orientation(content)) > 1:  # OpenCV applies that of a TIFF alone
+        array = upright(array, turn)
     return array[:, :, [2, 1, 0, *range(3, channels)]] if channels > 2 else array  # it has BGR
+
+
+def orientation(content: bytes) -> int:
+    """The EXIF orientation of an image file, 1 (upright) to 8."""
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF data; the pixels are fine
+        return 1
+
+
+def upright(array: np.ndarray, turn: int) -> np.ndarray:
+    """An array (H, W, ...) whose EXIF orientation is `turn`, as it should be seen."""
+    if turn in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    if turn in (3, 4, 7, 8):
+        array = array[::-1]
+    return array[:, ::-1] if turn in (2, 3, 6, 7) else array
 
 
 def write_array(array: np.ndarray, path: Path) -> None:

@@ -1,6 +1,6 @@
 """The image pairs of a split, found in one of the layouts of data/README.md."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from engine.cli import UserError
+from engine.curves import evenly
 from images.arrays import read_array
 from images.ranges import measure_range
 from images.reading import find_images, is_image, natural_order, read_image
@@ -105,17 +106,20 @@ def find_photos(
 # ---- Reading ----------------------------------------------------------------------------------
 
 
-def read_pair(pair: Pair, arrays: tuple[bool, bool] = (False, False)) -> tuple[Picture, Picture]:
+def read_pair(
+    pair: Pair, arrays: tuple[bool, bool] = (False, False), nodata: str = ""
+) -> tuple[Picture, Picture]:
     """A and B of a pair, of equal size: RGB images, or where asked arrays of the values in their
-    files. Raises UserError."""
+    files, NaN where these are `nodata`. Raises UserError."""
     if pair.b:
-        a, b = (read_side(files, array) for files, array in zip(pair[1:], arrays, strict=True))
+        sides = zip(pair[1:], arrays, strict=True)
+        a, b = (read_side(files, array, nodata) for files, array in sides)
         if size_of(a) != size_of(b):
             sizes = ["{}x{}".format(*size_of(image)) for image in (a, b)]
             other = f"{pair.b[0]} is {sizes[1]}; sizes must be equal"
             raise UserError(f"{pair.a[0]} is {sizes[0]} but {other}")
         return a, b
-    images = {array: read_side(pair.a, array) for array in set(arrays)}
+    images = {array: read_side(pair.a, array, nodata) for array in set(arrays)}
     a, b = (images[array] for array in arrays)
     width, _ = size_of(a)
     if width % 2:
@@ -123,13 +127,13 @@ def read_pair(pair: Pair, arrays: tuple[bool, bool] = (False, False)) -> tuple[P
     return half_of(a, "A"), half_of(b, "B")
 
 
-def read_side(files: tuple[Path, ...], array: bool) -> Picture:
-    """An image, or an array, in which the channels of several files are joined."""
+def read_side(files: tuple[Path, ...], array: bool, nodata: str = "") -> Picture:
+    """An image, or an array, in which the channels of several files are joined; see `read_pair`."""
     if not array and len(files) > 1:
         raise UserError(f"{files[0]} and others are stacked; set input_range or target_range")
     if not array:
         return read_image(files[0])
-    arrays = [read_array(file) for file in files]
+    arrays = [read_array(file, nodata) for file in files]
     if len({array.shape[:2] for array in arrays}) > 1:
         raise UserError(f"{files[0]} does not have the size of {', '.join(map(str, files[1:]))}")
     return np.concatenate(arrays, axis=2)
@@ -150,23 +154,33 @@ def half_of(image: Picture, part: str) -> Picture:
 
 
 def measure_ranges(
-    root: Path, ranges: tuple[str, str], channels: tuple[int, int]
+    root: Path, ranges: tuple[str, str], channels: tuple[int, int], nodata: str = ""
 ) -> tuple[str, str]:
     """The ranges of A and B, with percentiles replaced by their values in up to 100 training pairs
-    that can be read and have so many channels. Raises UserError."""
+    that can be read and have so many channels, `nodata` left out. Raises UserError."""
     if "%" not in "".join(ranges):
         return ranges
     _, pairs = find_pairs(root, "train", lambda error: None)  # the dataset reports bad files
+    arrays = (bool(ranges[0]), bool(ranges[1]))
+    found = sample_pixels(pairs, lambda pair: read_pair(pair, arrays, nodata), 100)
+    a, b = map(measure_range, ranges, zip(*found, strict=True), channels, "AB")
+    return a, b
+
+
+def sample_pixels(
+    pairs: list[Pair], read: Callable[[Pair], Iterable[Picture]], most: int
+) -> list[list[np.ndarray]]:
+    """Up to 100,000 pixels (N, C) of both images of each of at most so many pairs, evenly chosen,
+    that can be read. Raises UserError if none can."""
     found, errors = [], []
-    for pair in pairs[:: len(pairs) // 100 + 1]:
+    for pair in evenly(pairs, most):
         try:
-            sides = map(np.asarray, read_pair(pair, (bool(ranges[0]), bool(ranges[1]))))
+            images = map(np.asarray, read(pair))
         except UserError as error:
             errors.append(error)
             continue
-        pixels = (side.reshape(-1, side.shape[2]) for side in sides)
+        pixels = (image.reshape(-1, image.shape[2]) for image in images)
         found.append([some[:: len(some) // 10**5 + 1].copy() for some in pixels])
     if not found:
         raise errors[0]
-    a, b = map(measure_range, ranges, zip(*found, strict=True), channels, "AB")
-    return a, b
+    return found

@@ -42,6 +42,17 @@ def resize(image: Tensor, size) -> Tensor:
     return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(-1, 1)
 
 
+def resize_with_nodata(image: Tensor, size) -> Tensor:
+    """`resize` for an image in which NaN is nodata: means of the data alone, and nodata where less
+    than half of a pixel are data."""
+    missing = image.isnan()
+    if not missing.any() or list(image.shape[-2:]) == list(size):
+        return resize(image, size)
+    both = torch.stack([image.nan_to_num(0), (~missing).float()])
+    data, share = F.interpolate(both, list(size), mode="bicubic", antialias=True)
+    return (data / share).clamp(-1, 1).masked_fill(share < 0.5, torch.nan)
+
+
 # ---- Batches ----------------------------------------------------------------------------------
 
 

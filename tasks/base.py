@@ -12,8 +12,9 @@ from torch import Tensor
 
 from config import Config
 from engine.cli import UserError
-from images.pairs import Pair, Picture, find_pairs, find_photos, half_of, read_pair
-from images.pixels import resize, to_tensor
+from images.nodata import stray_value
+from images.pairs import Pair, Picture, find_pairs, find_photos, half_of, read_pair, sample_pixels
+from images.pixels import resize, resize_with_nodata, to_tensor
 from images.ranges import to_unit
 from images.reading import read_image
 from metrics.palettes import find_palette
@@ -43,7 +44,7 @@ class Task:
         """x and y as in their files. Raises UserError."""
         order = 1 if self.config.direction == "AtoB" else -1
         a, b = self.ranges[::order]
-        images = list(read_pair(pair, (bool(a), bool(b))))[::order]
+        images = list(read_pair(pair, (bool(a), bool(b)), self.config.nodata))[::order]
         wanted = (self.config.in_channels, self.config.out_channels)
         found = tuple(
             image.shape[2] if isinstance(image, np.ndarray) else count
@@ -54,6 +55,25 @@ class Task:
             fields = "in_channels and out_channels are {} and {}".format(*wanted)
             raise UserError(f"{pair.a[0]} has {counts}; {fields}")
         return images
+
+    def check_values(self, pairs: list[Pair]) -> None:
+        """Warns if one value of arrays probably stands for pixels without data."""
+        if self.config.nodata or not any(self.ranges):
+            return
+        try:
+            samples = zip(*sample_pixels(pairs, self.read, 10), strict=True)
+        except UserError:
+            return  # it is reported where the pair is used
+        for side, has_range, sample in zip("xy", self.ranges, samples, strict=True):
+            for values in np.concatenate(sample).T if has_range else ():
+                value = stray_value(values)
+                if value is not None:
+                    share = f"{(values == value).mean():.1%} of the values of {side}"
+                    print(
+                        f"warning: {share} are {value:.7g}, far from all others; if it means no "
+                        f"data, give --nodata {value:.7g}"
+                    )
+                    return
 
     def resize(self, images: list[Picture], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """x and y as arrays of a width and height; see `fit`. Target labels are not blended, as the
@@ -132,10 +152,10 @@ def fit(
     nearest: bool = False,
 ) -> np.ndarray:
     """An image or an array, resized to a width and height, (H, W, channels): uint8, or float32 in
-    [-1, 1] if it is an array, whose values are in `value_range`."""
+    [-1, 1] if it is an array, whose values are in `value_range`; NaN where it has no data."""
     if isinstance(image, np.ndarray):
         tensor = to_tensor(to_unit(image, value_range))
-        return resize(tensor, size[::-1]).permute(1, 2, 0).numpy()
+        return resize_with_nodata(tensor, size[::-1]).permute(1, 2, 0).numpy()
     how = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
     image = image.convert("L" if channels == 1 else "RGB").resize(size, how)
     return np.asarray(image).reshape(image.height, image.width, channels)

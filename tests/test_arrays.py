@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import TINY, arguments, config_for, same_training
-from PIL import Image
+from PIL import ExifTags, Image
 
 import dataset
 import evaluate
@@ -26,6 +26,7 @@ from engine.files import read_json
 from generator import UNetGenerator
 from images.arrays import read_array, write_array
 from images.ranges import from_unit, to_unit
+from images.reading import read_image
 from tools import reproduce
 from utils import load_generator, translate
 
@@ -374,3 +375,22 @@ def test_a_range_acts_on_its_side_of_a_pair_alone(tmp_path):
     )[0]
     assert item["input"].mean() == pytest.approx(0, abs=1e-3)
     assert item["target"].mean() == pytest.approx(30000 / 65535 * 2 - 1, abs=0.01)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+def test_arrays_are_upright_as_images_are(tmp_path, ending, turn):
+    random = np.random.default_rng(0)
+    blocks = random.integers(0, 256, (3, 4, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    quality = {"jpg": {"quality": 98, "subsampling": 0}, "webp": {"lossless": True}}
+    path = tmp_path / f"1.{ending}"
+    Image.fromarray(blocks).save(path, exif=exif, **quality.get(ending, {}))
+    seen = np.asarray(read_image(path))
+    assert np.abs(read_array(path) - seen).max() < (6 if ending == "jpg" else 1)
+
+
+def test_damaged_exif_data_leave_the_array_as_it_is(tmp_path):
+    Image.new("L", (5, 4), 9).save(tmp_path / "1.png", exif=b"Exif\0\0no exif")
+    assert np.array_equal(read_array(tmp_path / "1.png"), np.full((4, 5, 1), 9))
