@@ -220,7 +220,7 @@ class PairedDataset(Dataset):
                 if self.cached:
                     self.cache.append(pixels)
         if not good:
-            raise NoUsablePairsError(self.skipped)
+            raise NoUsablePairsError(self.split, self.skipped)
         if self.skipped:
             print(f"{self.split}: {len(self.skipped)} files cannot be used")
         self.pairs = good
@@ -229,9 +229,9 @@ class PairedDataset(Dataset):
 class NoUsablePairsError(UserError):
     """No file of a split can be used; `skipped` holds the reason for each."""
 
-    def __init__(self, skipped: list[str]):
+    def __init__(self, split: str, skipped: list[str]):
         super().__init__(f"none of the pairs can be used; the first: {skipped[0]}")
-        self.skipped = skipped
+        self.split, self.skipped = split, skipped
 
 
 def resolve_ranges(config: Config) -> Config:
@@ -273,13 +273,13 @@ def main(argv=None) -> int:
         try:
             dataset = PairedDataset(replace(config, bad_files="skip", cache_gb=0.0), split)
         except NoUsablePairsError as error:
-            problems, good = error.skipped, 0
+            used, problems, good = error.split, error.skipped, 0
         except UserError as error:
-            problems, good = [str(error)], 0
+            used, problems, good = split, [str(error)], 0
         else:
-            if dataset.split != split:
-                continue  # it is missing; the split that replaces it is checked by itself
-            problems, good = dataset.skipped, len(dataset)
+            used, problems, good = dataset.split, dataset.skipped, len(dataset)
+        if used != split:
+            continue  # it is missing; the split that replaces it is checked by itself
         bad += len(problems)
         print(*(f"  {problem}" for problem in problems), sep="\n", end="\n" if problems else "")
         print(f"{split}: {good} good, {len(problems)} bad")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.cli import UserError
-from images.reading import ENDINGS, is_image, natural_order
+from images.reading import find_images_below
 
 
 def plan_outputs(
@@ -24,10 +24,7 @@ def plan_outputs(
     elif output.resolve() == source.resolve():
         raise UserError(f"--output is the folder of the inputs, {source}; they would be lost")
     else:
-        files = sorted(filter(is_image, source.rglob("*")), key=natural_order)
-        files = [file for file in files if output.resolve() not in file.resolve().parents]
-        if not files:
-            raise UserError(f"{source} holds no images ({', '.join(ENDINGS)})")
+        files = find_images_below(source, besides=output)
         names = [file.relative_to(source).with_suffix("") for file in files]
         # 1.jpg and 1.png keep their endings; file systems may not distinguish A.png and a.png.
         if len({str(name).casefold() for name in names}) < len(names):

@@ -10,8 +10,16 @@ from PIL import Image
 from engine.cli import UserError
 from engine.curves import evenly
 from images.arrays import read_array
+from images.names import by_name, near_miss
 from images.ranges import measure_range
-from images.reading import find_images, is_image, natural_order, read_image
+from images.reading import (
+    find_images,
+    holds_images,
+    is_image,
+    natural_order,
+    read_image,
+    report_unread,
+)
 
 Picture = Image.Image | np.ndarray
 
@@ -32,52 +40,80 @@ def stop(error: UserError) -> None:
     raise error
 
 
-def by_stem(files: list[Path], refuse: Callable[[UserError], None]) -> dict[str, Path]:
-    """Files by name without ending. Refuses the second of two with the same."""
-    found = {}
-    for file in files:
-        if file.stem in found:
-            other = found[file.stem].name
-            refuse(UserError(f"{file} and {other} differ only in the ending; rename one"))
-        else:
-            found[file.stem] = file
-    return found
-
-
 def find_pairs(
     root: Path, split: str, refuse: Callable[[UserError], None] = stop
 ) -> tuple[str, list[Pair]]:
     """The pairs of a split in natural order, not opened, and the split that was used. Prints a
-    message if another split replaces a missing one. Calls `refuse` for each file that is no pair.
-    Raises UserError if there is nothing to use."""
+    message if another split replaces a missing one, and on files that are not read. Calls `refuse`
+    for each file that is no pair. Raises UserError if there is nothing to use."""
+    sides = sides_of(root)
+    used = choose_split(sides, split)
+    if used == split:
+        report_unread(folder / used for side in sides for folder in side)
+    return used, match_pairs(sides, used, refuse)
+
+
+def sides_of(root: Path) -> tuple[list[Path], list[Path]]:
+    """The folders above the splits: those of A and of B, or `root` alone if a file holds both.
+    Raises UserError if it does not exist."""
     if not root.is_dir():
         raise UserError(f"data_root {root} does not exist (python -m tools.download fetches some)")
-    folders = {side: folders_of(root, side) for side in "AB"}
-    base = folders["A"][0] if all(folders.values()) else root
-    used = next((name for name in (split, *STAND_INS[split]) if (base / name).is_dir()), None)
-    if used is None:
-        raise UserError(
-            f"{base} has no folder {split!r}; data_root must name the folder above the splits "
-            "(python -m tools.combine makes pairs of two folders, see data/README.md)"
-        )
-    if used != split:
-        print(f"{base} has no split {split!r}; using {used!r}")
+    a, b = folders_of(root, "A"), folders_of(root, "B")
+    return (a, b) if a and b else ([root], [])
 
-    if base == root:
-        files = by_stem(find_images(base / used), refuse)
-        return used, [Pair(stem, (file,)) for stem, file in files.items()]
+
+def choose_split(sides: tuple[list[Path], list[Path]], split: str) -> str:
+    """The split, or the one that replaces it, with a message. Raises UserError if there is none."""
+    folders = [*sides[0], *sides[1]]
+    for name in (split, *STAND_INS[split]):
+        lacking = [folder for folder in folders if not holds_images(folder / name)]
+        if not lacking:
+            if name != split:
+                missing = f"{folders[0]} has no split {split!r}{misnamed(folders[0], split)}"
+                print(f"{missing}; using {name!r}")
+            return name
+        if len(lacking) < len(folders) and split != "train":
+            whole = next(folder for folder in folders if folder not in lacking) / name
+            print(
+                f"{whole} is left out, as there are no images in {lacking[0] / name}; to translate "
+                f"new inputs: python evaluate.py RUN --input {whole}"
+            )
+    for folder in folders:
+        if (folder / split).is_dir():
+            find_images(folder / split)  # or raises
+    missing = f"{folders[0]} has no folder {split!r}{misnamed(folders[0], split)}"
+    raise UserError(
+        f"{missing}; data_root must name the folder above the splits (python -m tools.combine "
+        "makes pairs of two folders, see data/README.md)"
+    )
+
+
+def misnamed(folder: Path, split: str) -> str:
+    """Names a folder such as validation/, which is not read."""
+    names = (other.name for other in folder.glob("*") if other.is_dir())
+    near = (name for name in names if name.casefold().startswith(split) and name != split)
+    found = next(near, None)
+    return f" ({found} is not read: rename it to {split})" if found else ""
+
+
+def match_pairs(
+    sides: tuple[list[Path], list[Path]], split: str, refuse: Callable[[UserError], None]
+) -> list[Pair]:
+    """The pairs of a split; see `find_pairs`."""
     found = {
-        folder: by_stem(find_images(folder / used), refuse)
-        for folder in (*folders["A"], *folders["B"])
+        folder: by_name(find_images(folder / split), refuse) for side in sides for folder in side
     }
     everywhere = set.intersection(*(set(files) for files in found.values()))
     for files in found.values():
-        for file in [file for stem, file in files.items() if stem not in everywhere]:
-            lacking = next(other for other in found if file.stem not in found[other])
-            refuse(UserError(f"{file} has no partner of that name in {lacking / used}"))
-    sides = [[found[folder] for folder in folders[side]] for side in "AB"]
-    names = [stem for stem in found[base] if stem in everywhere]
-    return used, [Pair(s, *(tuple(files[s] for files in side) for side in sides)) for s in names]
+        for name in [name for name in files if name not in everywhere]:
+            lacking = next(other for other in found if name not in found[other])
+            near = near_miss(name, found[lacking].keys() - everywhere)
+            hint = f"; {found[lacking][near].name} there is near, rename one" if near else ""
+            where = f"no partner of that name in {lacking / split}"
+            refuse(UserError(f"{files[name]} has {where}{hint}"))
+    names = [name for name in found[sides[0][0]] if name in everywhere]
+    stacks = [[tuple(found[folder][name] for folder in side) for side in sides] for name in names]
+    return [Pair(a[0].stem, a, b) for a, b in stacks]
 
 
 def folders_of(root: Path, side: str) -> list[Path]:
@@ -100,7 +136,8 @@ def find_photos(
     else:
         aside = {8: "val", 9: "test"}
         files = [file for i, file in enumerate(files) if aside.get(i % 10, "train") == split]
-    return split, [Pair(stem, (file,)) for stem, file in by_stem(files, refuse).items()]
+    report_unread([root])
+    return split, [Pair(file.stem, (file,)) for file in by_name(files, refuse).values()]
 
 
 # ---- Reading ----------------------------------------------------------------------------------
@@ -160,7 +197,9 @@ def measure_ranges(
     that can be read and have so many channels, `nodata` left out. Raises UserError."""
     if "%" not in "".join(ranges):
         return ranges
-    _, pairs = find_pairs(root, "train", lambda error: None)  # the dataset reports bad files
+    sides = sides_of(root)
+    choose_split(sides, "train")  # or raises
+    pairs = match_pairs(sides, "train", lambda error: None)  # the dataset reports bad files
     arrays = (bool(ranges[0]), bool(ranges[1]))
     found = sample_pixels(pairs, lambda pair: read_pair(pair, arrays, nodata), 100)
     a, b = map(measure_range, ranges, zip(*found, strict=True), channels, "AB")

@@ -1,7 +1,12 @@
 """Image files: finding them and reading them as RGB, whatever their mode."""
 
+import contextlib
 import io
+import os
 import re
+from collections import Counter
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +14,29 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from engine.cli import UserError
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy")
+
+def optional_formats() -> dict[str, list[str]]:
+    """The endings of AVIF, which Pillow reads from version 11.3, and of HEIC, with the package
+    pillow-heif, where they can be read."""
+    found = {}
+    with contextlib.suppress(ImportError):
+        from PIL import AvifImagePlugin
+
+        found |= {"AVIF": [".avif"]} if AvifImagePlugin.SUPPORTED else {}
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        found["HEIF"] = [".heic", ".heif"]
+    return found
+
+
+OPTIONAL = optional_formats()
+ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".npy")
+ENDINGS += tuple(chain(*OPTIONAL.values()))
 
 # Pillow reads many more, some by starting other programs.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", *OPTIONAL)
 MAX_PIXELS = 2**26  # 8192 x 8192; a file of a few bytes can declare any size
 
 
@@ -31,8 +55,57 @@ def find_images(folder: Path) -> list[Path]:
     """The image files directly in a folder, in natural order. Raises UserError if none."""
     files = sorted(filter(is_image, folder.glob("*")), key=natural_order)
     if not files:
-        raise UserError(f"{folder} holds no images ({', '.join(ENDINGS)})")
+        raise no_images(folder, folder.glob("*"))
     return files
+
+
+def find_images_below(folder: Path, besides: Path) -> list[Path]:
+    """The image files in a folder and its subfolders, links included, in natural order, besides
+    those in one of these. Prints what is not read. Raises UserError if none."""
+    files, seen = [], {os.path.realpath(besides)}
+    for here, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(here) in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(here))
+        files += [Path(here, name) for name in names]
+    images = sorted(filter(is_image, files), key=natural_order)
+    if not images:
+        raise no_images(folder, files)
+    report(folder, files)
+    return images
+
+
+def holds_images(folder: Path) -> bool:
+    return any(map(is_image, folder.glob("*")))
+
+
+def unread(paths: Iterable[Path]) -> str:
+    """Counts what is no image, such as "2 .gif, 1 folder"; hidden files do not count."""
+    kinds = Counter()
+    for path in paths:
+        if not is_image(path) and not path.name.startswith("."):
+            kinds["folder" if path.is_dir() else path.suffix.lower() or "other"] += 1
+    found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    heic = ".heic" in kinds or ".heif" in kinds
+    return found + (" (pip install pillow-heif reads .heic)" if heic else "")
+
+
+def no_images(folder: Path, paths: Iterable[Path]) -> UserError:
+    found = unread(paths)
+    instead = f", but {found}" if found else ""
+    return UserError(f"{folder} holds no images ({', '.join(ENDINGS)}){instead}")
+
+
+def report_unread(folders: Iterable[Path]) -> None:
+    """Prints a line for each folder that holds what is not read."""
+    for folder in folders:
+        report(folder, folder.glob("*"))
+
+
+def report(folder: Path, paths: Iterable[Path]) -> None:
+    if found := unread(paths):
+        print(f"{folder}: not read: {found}")
 
 
 def read_image(path: Path, content: bytes | None = None) -> Image.Image:

@@ -97,6 +97,7 @@ def test_the_check_names_all_where_none_is_good(tmp_path, capsys):
     assert dataset.main(["--data_root", tmp_path]) == 2
     printed = capsys.readouterr().out
     assert "train: 0 good, 3 bad" in printed
+    assert "val: 0" not in printed and "test: 0" not in printed  # they are train
     for number in range(3):
         kind = "none of PNG, JPEG, WEBP, BMP, TIFF" if number else "empty"
         assert f"{number}.png cannot be read as an image: it is {kind}" in printed

@@ -12,7 +12,15 @@ from engine.files import save_image
 from images.grids import image_grid
 from images.outputs import plan_outputs
 from images.pixels import resize, to_image, to_tensor
-from images.reading import MAX_PIXELS, find_images, is_image, natural_order, read_image, to_mode
+from images.reading import (
+    FORMATS,
+    MAX_PIXELS,
+    find_images,
+    is_image,
+    natural_order,
+    read_image,
+    to_mode,
+)
 
 # ---- File formats and modes -------------------------------------------------------------------
 
@@ -263,3 +271,24 @@ def test_a_source_is_never_overwritten(tmp_path):
             plan_outputs(source, output)
     with pytest.raises(UserError, match="would overwrite"):  # such as a mask
         plan_outputs(tmp_path / "2.jpg", tmp_path / "1.png", [tmp_path / "1.png"])
+
+
+def test_avif_and_jfif_are_images(tmp_path):
+    rgb().save(tmp_path / "1.jfif", format="JPEG", quality=100, subsampling=0)
+    assert np.abs(np.asarray(read_image(tmp_path / "1.jfif")) - BLOCKS.astype(int)).max() < 4
+    if "AVIF" not in FORMATS:
+        pytest.skip("this Pillow cannot read AVIF")
+    rgb().save(tmp_path / "2.avif", quality=100, subsampling="4:4:4")
+    assert is_image(tmp_path / "2.avif")
+    assert np.abs(np.asarray(read_image(tmp_path / "2.avif")) - BLOCKS.astype(int)).max() < 8
+
+
+def test_links_to_folders_are_followed_once(tmp_path, capsys):
+    save_image(rgb(), tmp_path / "elsewhere" / "2.png")
+    save_image(rgb(), tmp_path / "in" / "1.png")
+    (tmp_path / "in" / "3.gif").touch()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    plan = plan_outputs(tmp_path / "in", tmp_path / "in" / "out")
+    assert [str(file.relative_to(tmp_path / "in")) for file in plan] == ["1.png", "linked/2.png"]
+    assert "in: not read: 1 .gif" in capsys.readouterr().out
