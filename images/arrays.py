@@ -15,9 +15,18 @@ from PIL.TiffImagePlugin import PLANAR_CONFIGURATION, SAMPLESPERPIXEL, ImageFile
 from engine.cli import UserError
 from engine.files import replacing
 from images.nodata import mark_nodata
+from images.ranges import is_eight_bit
 from images.reading import FORMATS, MAX_PIXELS
 
-ARRAY_ENDINGS = (".npy", ".tif", ".png")
+
+def output_endings(value_range: str, channels: int, nodata: str) -> list[str]:
+    """The endings that a translation can have, the usual one first: PNG for images, and for arrays
+    with the values of one; see `is_eight_bit`."""
+    if not value_range:
+        return [".png"]
+    eight_bit = is_eight_bit(value_range, channels, nodata)
+    return [".png", ".npy", ".tif"] if eight_bit else [".npy", ".tif", ".png"]
+
 
 # NumPy parses .npy headers as Python code, which Python 3.11 cannot do in two threads at once.
 HEADER_LOCK = threading.Lock()
@@ -58,7 +67,13 @@ def decode(content: bytes) -> np.ndarray:
             raise ValueError("it has pages, or bands that OpenCV cannot read; save it as .npy")
     elif (turn := orientation(content)) > 1:  # OpenCV applies that of a TIFF alone
         array = upright(array, turn)
-    return array[:, :, [2, 1, 0, *range(3, channels)]] if channels > 2 else array  # it has BGR
+    return swap_colors(array) if channels > 2 else array
+
+
+def swap_colors(array: np.ndarray) -> np.ndarray:
+    """RGB <-> BGR, OpenCV's order; further channels, such as alpha, stay."""
+    channels = array.shape[2]
+    return array[:, :, [2, 1, 0, *range(3, channels)]] if channels > 2 else array
 
 
 def orientation(content: bytes) -> int:
@@ -79,19 +94,22 @@ def upright(array: np.ndarray, turn: int) -> np.ndarray:
     return array[:, ::-1] if turn in (2, 3, 6, 7) else array
 
 
-def write_array(array: np.ndarray, path: Path) -> None:
-    """Writes an array as .npy or .tif, float32, or as a 16-bit .png, rounded."""
+def write_array(array: np.ndarray, path: Path, eight_bit: bool = False) -> None:
+    """Writes an array as .npy or .tif, float32, or as a .png, rounded, with 16 bits or 8."""
+    ending = path.suffix.lower()
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        if path.suffix == ".npy":
+        if ending == ".npy":
             np.save(file, array)
             return
-        if array.shape[2] not in (1, 3):
+        if array.shape[2] not in (1, 3, 4):
             raise UserError(f"{path} cannot hold {array.shape[2]} channels; .npy can")
-        if path.suffix == ".png":
+        if ending == ".png" and eight_bit:
+            array = array.round().astype(np.uint8)
+        elif ending == ".png":
             if array.min() < 0 or not 1 < array.max() < 65535.5:
                 found = f"{array.min():.4g} to {array.max():.4g}"
                 raise UserError(f"{path} cannot hold values from {found}; .npy and .tif can")
             array = array.round().astype(np.uint16)
-        lossless = [cv2.IMWRITE_TIFF_COMPRESSION, 5] if path.suffix == ".tif" else []  # LZW
-        _, content = cv2.imencode(path.suffix, array[:, :, ::-1], lossless)
+        lossless = [cv2.IMWRITE_TIFF_COMPRESSION, 5] if ending == ".tif" else []  # LZW
+        _, content = cv2.imencode(ending, swap_colors(array), lossless)
         file.write(content.tobytes())

@@ -8,10 +8,14 @@ from pathlib import Path
 from engine.cli import UserError
 
 
+def composed(text: str) -> str:
+    """The text with composed accents, which macOS and some archives write decomposed."""
+    return unicodedata.normalize("NFC", text)
+
+
 def name_of(file: Path) -> str:
-    """The name by which a file is matched: without ending, its accents composed, which macOS and
-    some archives write decomposed."""
-    return unicodedata.normalize("NFC", file.stem)
+    """The name by which a file is matched with others: without ending, accents composed."""
+    return composed(file.stem)
 
 
 def by_name(files: list[Path], refuse: Callable[[UserError], None]) -> dict[str, Path]:

@@ -45,6 +45,15 @@ def from_unit(array: np.ndarray, value_range: str) -> np.ndarray:
     return (array + 1) / 2 * (high - low) + low
 
 
+def is_eight_bit(value_range: str, channels: int, nodata: str = "") -> bool:
+    """Whether values of a range, or `nodata`, are those of an 8-bit gray, RGB or RGBA image."""
+    if "%" in value_range or not value_range or channels not in (1, 3, 4):
+        return False
+    low, high = ends_of(value_range)
+    holds = not nodata or nodata in map(str, range(256))
+    return holds and (low == 0).all() and (high == 255).all()
+
+
 def measure_range(value_range: str, pixels, channels: int, side: str) -> str:
     """A range whose percentiles are those of arrays of pixels (N, C) that have so many channels,
     without NaN; other ranges as they are. `side` is A or B. Raises UserError."""

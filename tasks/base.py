@@ -98,6 +98,21 @@ class Task:
         """Translates an image of any size, on the CPU. `run` is the generator, for any size."""
         return run(image)
 
+    def hint(self, width: int, height: int) -> str | None:
+        """What may be wrong with an image to be translated."""
+        config = self.config
+        if config.resize == "none" or config.task not in ("pairs", "style", "edges"):
+            return None  # its scale does not matter, or the task changes it
+        if config.task == "pairs" and width == 2 * height:
+            return "is twice as wide as tall; if it is a side-by-side pair, give the input alone"
+        if not config.crop_size / 2 <= (width * height) ** 0.5 <= config.crop_size * 2:
+            return (
+                f"is {width}x{height}, but training saw whole images at {config.load_size} px; "
+                "objects should have about that scale; try it resized, or a large one in tiles "
+                "(--tile)"
+            )
+        return None
+
 
 class PhotoTask(Task):
     """Makes x, y or both from photos. Tasks override what differs: `prepare`, `target`,

@@ -174,8 +174,8 @@ def test_results_within_the_folder_of_the_images_are_no_images_of_it(tmp_path):
     for name in ("A.png", "a.jpg", "out/x.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (40, 40)).save(tmp_path / name)
-    plan = plan_outputs(tmp_path, tmp_path / "out")
+    plan = plan_outputs([tmp_path], tmp_path / "out")
     names = {str(result.relative_to(tmp_path / "out")).casefold() for result in plan.values()}
     assert names == {"a.png.png", "a.jpg.png"}
     with pytest.raises(UserError, match="would overwrite"):
-        plan_outputs(tmp_path / "A.png", tmp_path / "a.png", [tmp_path / "a.png"])
+        plan_outputs([tmp_path / "A.png"], tmp_path / "a.png", [tmp_path / "a.png"])
