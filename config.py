@@ -85,6 +85,7 @@ class Config:
     fast: bool = True  # false: the textbook step, without engine/fast.py
     log_steps: int = 50  # steps between rows of log.csv
     validate_epochs: int = 10  # epochs between validations, each with a sample grid
+    validate_images: int = 0  # at most so many in a validation, evenly chosen; 0: all of val
     sample_images: int = 6  # validation images in the sample grid
     save_epochs: int = 50  # epochs between checkpoints
     save_minutes: float = 10.0  # also save a checkpoint after this many minutes
@@ -126,7 +127,7 @@ def check_bounds(c: Config) -> None:
         require(c, getattr(c, field) >= 1, field, "must be 1 or more")
     for field in ("log_steps", "validate_epochs", "save_epochs"):
         require(c, getattr(c, field) >= 1, field, "must be 1 or more")
-    for field in ("limit", "cache_gb", "jitter", "lambda_l1", "gan_weight"):
+    for field in ("limit", "validate_images", "cache_gb", "jitter", "lambda_l1", "gan_weight"):
         require(c, getattr(c, field) >= 0, field, "must be 0 or more")
     for field in ("decay_epochs", "seed", "keep_epochs", "patience"):
         require(c, getattr(c, field) >= 0, field, "must be 0 or more")
@@ -268,8 +269,8 @@ def require_data(config: Config) -> None:
 # fmt: off
 CHANGEABLE = {
     "data_root", "palette", "bad_files", "cache_gb", "num_workers", "epochs", "decay_epochs",
-    "device", "precision", "fast", "log_steps", "validate_epochs", "sample_images", "save_epochs",
-    "save_minutes", "keep_epochs", "best_by", "patience",
+    "device", "precision", "fast", "log_steps", "validate_epochs", "validate_images",
+    "sample_images", "save_epochs", "save_minutes", "keep_epochs", "best_by", "patience",
 }
 # fmt: on
 

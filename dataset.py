@@ -31,6 +31,7 @@ from torch.utils.data import Dataset
 
 from config import DEFAULT, PRESETS, Config, UserError, require_data
 from engine import cli
+from engine.curves import evenly
 from engine.devices import choose_device
 from engine.fields import parse_preset
 from engine.loading import load_batches, map_in_threads
@@ -88,6 +89,9 @@ def augment(
 # ---- The dataset ------------------------------------------------------------------------------
 
 
+STAND_IN_IMAGES = 100  # validated on where a dataset has no val
+
+
 class PairedDataset(Dataset):
     """The pairs of a split: train, val or test.
 
@@ -95,14 +99,15 @@ class PairedDataset(Dataset):
     `dataset[epoch, index]` is augmented as in that epoch. Training pairs are resized to
     `load_size`, cropped to `crop_size` and mirrored, x and y alike (Section 6.2). Without
     augmentation (val, test, `augment=False`) they are resized to `crop_size`, or as in training if
-    `config.resize` keeps their shape.
+    `config.resize` keeps their shape. `validating` keeps `config.validate_images` of them, by
+    default all of val, or 100 of what stands in for it.
 
     A bad file ends the run, or is left out if `bad_files` is "skip"; `skipped` then holds the
     reasons. All files are read up front if they fit into `cache_gb` or if bad ones are skipped.
     Raises UserError.
     """
 
-    def __init__(self, config: Config, split: str, augment: bool = True):
+    def __init__(self, config: Config, split: str, augment: bool = True, validating: bool = False):
         if split not in STAND_INS:
             raise UserError(f"split is {split!r}; it must be train, val or test")
         require_data(config)
@@ -113,6 +118,8 @@ class PairedDataset(Dataset):
         limit = config.limit or len(self.pairs)
         if config.bad_files == "stop":  # otherwise, bad files do not count
             self.pairs = self.pairs[:limit]
+        if validating:
+            self.choose_evenly(config.validate_images or (self.split != split and STAND_IN_IMAGES))
         self.augmented = augment and split == "train"
         self.recipe = augmentation(config) if self.augmented else None
         if self.augmented:
@@ -123,6 +130,12 @@ class PairedDataset(Dataset):
         self.cache = []
         if self.cached or config.bad_files == "skip":
             self.read_all(limit)
+
+    def choose_evenly(self, most: int) -> None:
+        """Keeps at most so many pairs, unless `most` is 0."""
+        if 0 < most < len(self.pairs):
+            print(f"validating on {most} of {len(self.pairs)} {self.split} pairs, evenly chosen")
+            self.pairs = evenly(self.pairs, most)
 
     def __len__(self) -> int:
         return len(self.pairs)
