@@ -204,8 +204,9 @@ def report(summary: dict, data_root: str, folder: Path) -> None:
 def translate_files(generator: nn.Module, plan: dict[Files, Path], options: Namespace) -> list[str]:
     """Translates each file of a plan. Returns what is wrong with those that were left out."""
     config = generator.config
-    mask = read_image(Path(options.mask)) if options.mask else None
-    if options.tile:
+    tiled = bool(options.tile)
+    mask = read_image(Path(options.mask), large=tiled) if options.mask else None
+    if tiled:
         print("norms see one tile at a time, so colors can differ between tiles", file=sys.stderr)
     skipped, advised, task = [], False, task_of(config)
     eight_bit = is_eight_bit(config.target_range, config.out_channels, config.nodata)
@@ -213,9 +214,9 @@ def translate_files(generator: nn.Module, plan: dict[Files, Path], options: Name
     for files, result in tqdm(plan.items(), "translating", unit="image"):
         file = files[0]
         try:
-            image = read_side(files, bool(config.input_range), config.nodata)
-            advice = task.hint(*size_of(image))
-            if advice and not advised and not options.tile:
+            image = read_side(files, bool(config.input_range), config.nodata, tiled)
+            advice = task.hint(*size_of(image), tiled)
+            if advice and not advised:
                 tqdm.write(f"{file} {advice}", file=sys.stderr)
                 advised = True  # once is enough
             if options.draw:

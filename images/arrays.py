@@ -16,7 +16,7 @@ from engine.cli import UserError
 from engine.files import replacing
 from images.nodata import mark_nodata
 from images.ranges import is_eight_bit
-from images.reading import FORMATS, MAX_PIXELS
+from images.reading import FORMATS, check_pixels
 
 
 def output_endings(value_range: str, channels: int, nodata: str) -> list[str]:
@@ -32,9 +32,9 @@ def output_endings(value_range: str, channels: int, nodata: str) -> list[str]:
 HEADER_LOCK = threading.Lock()
 
 
-def read_array(path: Path, nodata: str = "") -> np.ndarray:
+def read_array(path: Path, nodata: str = "", large: bool = False) -> np.ndarray:
     """Reads a .npy file, (H, W) or (H, W, C), or an image file with all its bits; NaN where a pixel
-    has the value `nodata`. Raises UserError naming the file."""
+    has the value `nodata`. `large` is as in `check_pixels`. Raises UserError naming the file."""
     try:
         content = path.read_bytes()
         if path.suffix.lower() == ".npy":
@@ -43,8 +43,9 @@ def read_array(path: Path, nodata: str = "") -> np.ndarray:
         else:
             array = decode(content)
         array = np.atleast_3d(array)
-        if array.ndim != 3 or array.shape[0] * array.shape[1] > MAX_PIXELS or not array.size:
+        if array.ndim != 3 or not array.size:
             raise ValueError(f"its shape is {array.shape}, not (H, W) or (H, W, C)")
+        check_pixels(*array.shape[1::-1], large)
         return mark_nodata(array, nodata)
     except Exception as error:  # NumPy's and OpenCV's readers raise nearly anything
         raise UserError(f"{path} cannot be read as an array: {error}") from error

@@ -164,13 +164,15 @@ def read_pair(
     return half_of(a, "A"), half_of(b, "B")
 
 
-def read_side(files: tuple[Path, ...], array: bool, nodata: str = "") -> Picture:
-    """An image, or an array, in which the channels of several files are joined; see `read_pair`."""
+def read_side(
+    files: tuple[Path, ...], array: bool, nodata: str = "", large: bool = False
+) -> Picture:
+    """An image, or an array in which the channels of several files are joined; see `read_array`."""
     if not array and len(files) > 1:
         raise UserError(f"{files[0]} and others are stacked; set input_range or target_range")
     if not array:
-        return read_image(files[0])
-    arrays = [read_array(file, nodata) for file in files]
+        return read_image(files[0], large=large)
+    arrays = [read_array(file, nodata, large) for file in files]
     if len({array.shape[:2] for array in arrays}) > 1:
         raise UserError(f"{files[0]} does not have the size of {', '.join(map(str, files[1:]))}")
     return np.concatenate(arrays, axis=2)

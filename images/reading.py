@@ -38,6 +38,7 @@ ENDINGS += tuple(chain(*OPTIONAL.values()))
 # Pillow reads many more, some by starting other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", *OPTIONAL)
 MAX_PIXELS = 2**26  # 8192 x 8192; a file of a few bytes can declare any size
+MAX_PIXELS_IN_TILES = 2**30
 
 
 def natural_order(path: Path) -> list:
@@ -108,9 +109,29 @@ def report(folder: Path, paths: Iterable[Path]) -> None:
         print(f"{folder}: not read: {found}")
 
 
-def read_image(path: Path, content: bytes | None = None) -> Image.Image:
+def is_large(width: int, height: int) -> bool:
+    """Whether an image has too many pixels to be read, but in tiles."""
+    return width * height > MAX_PIXELS
+
+
+def check_pixels(width: int, height: int, large: bool = False) -> None:
+    """Raises UserError if an image has too many pixels, or too many even in tiles if `large`."""
+    if width * height > (MAX_PIXELS_IN_TILES if large else MAX_PIXELS):
+        raise too_large(f"{width}x{height}", large)
+
+
+def too_large(size: str, large: bool) -> UserError:
+    if large:
+        return UserError(f"it is {size}, over {MAX_PIXELS_IN_TILES // 10**6} megapixels")
+    limit = f"over {MAX_PIXELS // 10**6} megapixels"
+    return UserError(f"it is {size}, {limit}; evaluate.py --tile translates larger ones")
+
+
+def read_image(path: Path, content: bytes | None = None, large: bool = False) -> Image.Image:
     """Reads an image file as upright RGB, whatever its mode. `content` are its bytes if they do not
-    come from the disk. Raises UserError naming the file."""
+    come from the disk; `large` is as in `check_pixels`. Raises UserError naming the file."""
+    if large:
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS_IN_TILES  # Pillow's own limit
     try:
         if content is None and not path.is_file():  # opening a pipe would wait
             raise UserError("it is missing or not a regular file")
@@ -121,15 +142,15 @@ def read_image(path: Path, content: bytes | None = None) -> Image.Image:
             open(path, "rb") if content is None else io.BytesIO(content) as file,
             Image.open(file, formats=FORMATS) as image,
         ):
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UserError(f"it is {width}x{height}, over {MAX_PIXELS // 10**6} megapixels")
+            check_pixels(*image.size, large)
             if image.format == "PNG":  # Pillow checks its checksums only in verify()
                 image.verify()
                 image = Image.open(file, formats=("PNG",))
             return to_mode(image, channels=3)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: {too_large('too large', large)}") from error
     except UnidentifiedImageError as error:
         size = path.stat().st_size if content is None else len(content)
         kind = f"none of {', '.join(FORMATS)}" if size else "empty"

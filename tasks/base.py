@@ -16,10 +16,13 @@ from images.nodata import stray_value
 from images.pairs import Pair, Picture, find_pairs, find_photos, half_of, read_pair, sample_pixels
 from images.pixels import resize, resize_with_nodata, to_tensor
 from images.ranges import to_unit
-from images.reading import read_image
+from images.reading import is_large, read_image
 from metrics.palettes import find_palette
 
 Refuse = Callable[[UserError], None]  # called for each bad file; stops, or notes it
+
+
+BYTES = 14  # of memory per pixel and channel of a translation in tiles
 
 
 class Task:
@@ -98,9 +101,14 @@ class Task:
         """Translates an image of any size, on the CPU. `run` is the generator, for any size."""
         return run(image)
 
-    def hint(self, width: int, height: int) -> str | None:
-        """What may be wrong with an image to be translated."""
+    def hint(self, width: int, height: int, tiled: bool) -> str | None:
+        """What may be wrong with an image to be translated, or how much memory it takes."""
         config = self.config
+        if tiled and is_large(width, height):
+            memory = BYTES * (config.in_channels + config.out_channels) * width * height
+            return f"is {width}x{height}, which takes about {memory / 1e9:.1f} GB of memory"
+        if tiled:
+            return None
         if config.resize == "none" or config.task not in ("pairs", "style", "edges"):
             return None  # its scale does not matter, or the task changes it
         if config.task == "pairs" and width == 2 * height:
