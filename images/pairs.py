@@ -154,7 +154,8 @@ def read_pair(
         if size_of(a) != size_of(b):
             sizes = ["{}x{}".format(*size_of(image)) for image in (a, b)]
             other = f"{pair.b[0]} is {sizes[1]}; sizes must be equal"
-            raise UserError(f"{pair.a[0]} is {sizes[0]} but {other}")
+            advice = "python -m tools.combine --resize makes them so"
+            raise UserError(f"{pair.a[0]} is {sizes[0]} but {other} ({advice})")
         return a, b
     images = {array: read_side(pair.a, array, nodata) for array in set(arrays)}
     a, b = (images[array] for array in arrays)

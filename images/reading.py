@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -146,6 +147,8 @@ def read_image(path: Path, content: bytes | None = None, large: bool = False) ->
             if image.format == "PNG":  # Pillow checks its checksums only in verify()
                 image.verify()
                 image = Image.open(file, formats=("PNG",))
+            if image.format in ("TIFF", "WEBP", "PNG") and getattr(image, "n_frames", 1) > 1:
+                note_frames(image.format)
             return to_mode(image, channels=3)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -157,6 +160,12 @@ def read_image(path: Path, content: bytes | None = None, large: bool = False) ->
         raise UserError(f"{path} cannot be read as an image: it is {kind}") from error
     except Exception as error:  # Pillow's readers raise nearly anything on a damaged file
         raise UserError(f"{path} cannot be read as an image: {error}") from error
+
+
+@cache
+def note_frames(kind: str) -> None:
+    """Prints, once for each kind of file, that the first frame is used."""
+    print(f"some {kind} files have several frames or pages; the first is used")
 
 
 def to_mode(image: Image.Image, channels: int) -> Image.Image:

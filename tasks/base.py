@@ -22,7 +22,7 @@ from metrics.palettes import find_palette
 Refuse = Callable[[UserError], None]  # called for each bad file; stops, or notes it
 
 
-BYTES = 14  # of memory per pixel and channel of a translation in tiles
+BYTES = 13  # of memory per pixel and channel of a translation in tiles; 10 for 8-bit images
 
 
 class Task:

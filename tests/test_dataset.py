@@ -447,3 +447,11 @@ def test_any_validation_can_be_limited(pairs, tmp_path, undrawn, capsys):
     words = ["--resume", tmp_path / "run", "--epochs", "2", "--validate_images", "2"]
     assert train.main(words) == 0
     assert "6 training pairs, 2 validation pairs" in capsys.readouterr().out
+
+
+def test_sizes_that_differ_name_the_command_that_mends_them(tmp_path):
+    for side, width in (("A", 48), ("B", 47)):
+        (tmp_path / side / "train").mkdir(parents=True)
+        image(width).save(tmp_path / side / "train" / "1.png")
+    with pytest.raises(UserError, match=r"47x48; sizes must be equal .*combine --resize"):
+        PairedDataset(config_for(tmp_path), "train")

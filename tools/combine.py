@@ -20,7 +20,7 @@ from PIL import Image
 
 from engine import cli
 from engine.cli import UserError
-from engine.files import creating_folder, save_image
+from engine.files import creating_folder, reporting_write_errors
 from engine.loading import map_in_threads
 from images.names import name_of, near_miss
 from images.reading import (
@@ -130,7 +130,10 @@ def combine(a: Path, b: Path, out: Path, val=SHARE, test=SHARE, resample=None) -
     with creating_folder(out) as unfinished:
 
         def write(name: str) -> None:
-            save_image(side_by_side(*pairs[name], resample), unfinished / f"{name}.png")
+            pair, path = side_by_side(*pairs[name], resample), unfinished / f"{name}.png"
+            with reporting_write_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pair.save(path)  # OUT is whole or absent; waiting for the disk each time takes long
 
         list(map_in_threads(write, pairs, f"writing {out}"))
     return Counter(name.partition("/")[0] for name in pairs)

@@ -18,6 +18,7 @@ from images.reading import (
     find_images,
     is_image,
     natural_order,
+    note_frames,
     read_image,
     to_mode,
 )
@@ -311,3 +312,17 @@ def test_several_inputs_and_outputs_of_any_name(tmp_path):
         plan_outputs([tmp_path / "b", tmp_path / "3.png"], tmp_path / "out")
     with pytest.raises(UserError, match=r"y\.png is one file; it must be a folder"):
         plan_outputs(sources, tmp_path / "y.png")
+
+
+@pytest.mark.parametrize("ending", ["tif", "webp", "png"])
+def test_of_several_frames_the_first_is_taken_with_a_message(tmp_path, capsys, ending):
+    note_frames.cache_clear()
+    rgb().save(tmp_path / f"0.{ending}")
+    read_image(tmp_path / f"0.{ending}")
+    assert "frames" not in capsys.readouterr().out
+    frames = [Image.new("RGB", (64, 48), color) for color in ("red", "blue", "lime")]
+    for number in (1, 2):
+        frames[0].save(tmp_path / f"{number}.{ending}", save_all=True, append_images=frames[1:])
+        red, _, blue = read_image(tmp_path / f"{number}.{ending}").getpixel((5, 5))
+        assert red > 240 and blue < 15
+    assert capsys.readouterr().out.count("have several frames or pages; the first is used") == 1

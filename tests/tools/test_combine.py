@@ -1,5 +1,6 @@
 """Two folders of images become side-by-side pairs that train, exactly and whole or not at all."""
 
+import os
 import random
 import signal
 import subprocess
@@ -242,3 +243,11 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 130 and errors.endswith("interrupted\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "photos"]
+
+
+def test_many_pairs_do_not_wait_for_the_disk(tmp_path, monkeypatch):
+    a, b, out = make_folders(tmp_path, range(20))
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    combine(a, b, out)
+    assert not synced and len(files_of(out)) == 20
