@@ -27,7 +27,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from config import Config, UserError
+from config import UserError
 from dataset import PairedDataset, load_pairs
 from engine import cli
 from engine.devices import command_line

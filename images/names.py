@@ -28,14 +28,19 @@ def by_name(files: list[Path], refuse: Callable[[UserError], None]) -> dict[str,
     return found
 
 
-def near_miss(name: str, others: Iterable[str]) -> str | None:
-    """The one of other names that differs in case, in a word at the start or the end (7_img and
-    7_mask, img7 and 7) or in zeros before numbers; None if there is not exactly one."""
-    near = [other for other in others if core(other) == core(name)]
-    return near[0] if len(near) == 1 else None
+def near_misses(names: Iterable[str]) -> dict[str, str]:
+    """Names by their `core`, where no other has the same: the near miss of a name without a partner
+    is that of its own core."""
+    found, twice = {}, set()
+    for name in names:
+        if found.setdefault(core(name), name) != name:
+            twice.add(core(name))
+    return {key: name for key, name in found.items() if key not in twice}
 
 
 def core(name: str) -> str:
+    """The name without what often differs between partners: case, a word at the start or the end
+    (7_img and 7_mask, img7 and 7) and zeros before numbers."""
     name = unicodedata.normalize("NFKC", name).casefold()
     name = re.sub(r"(?<!\d)0+(?=\d)", "", name)
     return re.sub(r"^[a-z]+[ _.-]?(?=\d)|(?<=.)[ _.-][a-z]+$|(?<=\d)[a-z]+$", "", name)

@@ -29,7 +29,7 @@ def plan_outputs(
     is_file = output.suffix.lower() in endings and not output.is_dir()
     if is_file and (len(sources) > 1 or sources[0].is_dir()):
         raise UserError(f"--output {output} is one file; it must be a folder for several images")
-    known = output.suffix.lower() in Image.registered_extensions()
+    known = output.suffix.lower() in {*Image.registered_extensions(), ".npy"}
     if known and not is_file and not output.is_dir():
         raise UserError(f"--output {output} is neither a folder nor a {', '.join(endings)}")
     names = [name.with_suffix("") for _, name in inputs]

@@ -10,7 +10,7 @@ from PIL import Image
 from engine.cli import UserError
 from engine.curves import evenly
 from images.arrays import read_array
-from images.names import by_name, near_miss
+from images.names import by_name, core, near_misses
 from images.ranges import measure_range
 from images.reading import (
     find_images,
@@ -104,10 +104,11 @@ def match_pairs(
         folder: by_name(find_images(folder / split), refuse) for side in sides for folder in side
     }
     everywhere = set.intersection(*(set(files) for files in found.values()))
+    alone = {folder: near_misses(files.keys() - everywhere) for folder, files in found.items()}
     for files in found.values():
         for name in [name for name in files if name not in everywhere]:
             lacking = next(other for other in found if name not in found[other])
-            near = near_miss(name, found[lacking].keys() - everywhere)
+            near = alone[lacking].get(core(name))
             hint = f"; {found[lacking][near].name} there is near, rename one" if near else ""
             where = f"no partner of that name in {lacking / split}"
             refuse(UserError(f"{files[name]} has {where}{hint}"))

@@ -22,7 +22,7 @@ from engine import cli
 from engine.cli import UserError
 from engine.files import creating_folder, reporting_write_errors
 from engine.loading import map_in_threads
-from images.names import name_of, near_miss
+from images.names import core, name_of, near_misses
 from images.reading import (
     MAX_PIXELS,
     is_image,
@@ -79,7 +79,7 @@ def find_partners(a: Path, b: Path, in_splits: bool) -> dict[str, tuple[Path, Pa
     if alone := files_a.keys() ^ files_b.keys():
         name = min(alone)
         others, folder = (files_b, b) if name in files_a else (files_a, a)
-        near = near_miss(name, others.keys() & alone)
+        near = near_misses(others.keys() & alone).get(core(name))
         hint = f"; {others[near].name} is near, rename one" if near else ""
         raise UserError(
             f"{(files_a | files_b)[name]} has no partner {name} in {folder}; names may differ only "

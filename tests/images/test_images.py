@@ -240,8 +240,9 @@ def test_a_folder_of_images_none_of_them_lost(tmp_path, sources, expected):
 
 def test_results_are_png(tmp_path):
     rgb().save(tmp_path / "1.png")
-    with pytest.raises(UserError, match=r"out\.jpg is neither a folder nor a \.png"):
-        plan_outputs([tmp_path / "1.png"], tmp_path / "out.jpg")
+    for name in ("out.jpg", "out.npy", "out.gif"):
+        with pytest.raises(UserError, match=rf"{name} is neither a folder nor a \.png"):
+            plan_outputs([tmp_path / "1.png"], tmp_path / name)
 
 
 def test_a_folder_for_results_may_have_a_dot(tmp_path):
@@ -326,3 +327,10 @@ def test_of_several_frames_the_first_is_taken_with_a_message(tmp_path, capsys, e
         red, _, blue = read_image(tmp_path / f"{number}.{ending}").getpixel((5, 5))
         assert red > 240 and blue < 15
     assert capsys.readouterr().out.count("have several frames or pages; the first is used") == 1
+
+
+def test_heic_is_an_image_where_its_package_is_installed(tmp_path):
+    pytest.importorskip("pillow_heif")
+    rgb().save(tmp_path / "1.heic", quality=100)
+    assert is_image(tmp_path / "1.heic")
+    assert np.abs(np.asarray(read_image(tmp_path / "1.heic")) - BLOCKS.astype(int)).mean() < 8

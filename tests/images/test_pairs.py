@@ -1,6 +1,7 @@
 """Which files are pairs, in which split."""
 
 import re
+import time
 import unicodedata
 
 import pytest
@@ -184,3 +185,14 @@ def test_photos_that_are_not_read_are_counted(tmp_path, capsys):
     touch(tmp_path, *(f"{number}.png" for number in range(10)), "10.gif")
     assert len(find_photos(tmp_path, "train")[1]) == 8
     assert f"{tmp_path}: not read: 1 .gif" in capsys.readouterr().out
+
+
+def test_many_names_without_partners_are_told_apart_soon(tmp_path):
+    names = [f"{number}" for number in range(5000)]
+    touch(tmp_path, *(f"A/train/{name}_img.png" for name in names))
+    touch(tmp_path, *(f"B/train/{name}_mask.png" for name in names))
+    refused = []
+    begun = time.monotonic()
+    assert find_pairs(tmp_path, "train", refused.append)[1] == []
+    assert time.monotonic() - begun < 30  # comparing all with all takes minutes
+    assert all("there is near" in str(error) for error in refused) and len(refused) == 10_000
