@@ -109,7 +109,7 @@ def match_pairs(
         for name in [name for name in files if name not in everywhere]:
             lacking = next(other for other in found if name not in found[other])
             near = alone[lacking].get(core(name))
-            hint = f"; {found[lacking][near].name} there is near, rename one" if near else ""
+            hint = f"; {found[lacking][near].name} there is similar: rename one" if near else ""
             where = f"no partner of that name in {lacking / split}"
             refuse(UserError(f"{files[name]} has {where}{hint}"))
     names = [name for name in found[sides[0][0]] if name in everywhere]

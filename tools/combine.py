@@ -80,7 +80,7 @@ def find_partners(a: Path, b: Path, in_splits: bool) -> dict[str, tuple[Path, Pa
         name = min(alone)
         others, folder = (files_b, b) if name in files_a else (files_a, a)
         near = near_misses(others.keys() & alone).get(core(name))
-        hint = f"; {others[near].name} is near, rename one" if near else ""
+        hint = f"; {others[near].name} is similar: rename one" if near else ""
         raise UserError(
             f"{(files_a | files_b)[name]} has no partner {name} in {folder}; names may differ only "
             f"in their endings{hint} (files without a partner: {len(alone)})"

@@ -113,7 +113,7 @@ def test_composed_and_decomposed_names_are_the_same(tmp_path):
 )
 def test_a_near_miss_is_named(tmp_path, name, partner):
     touch(tmp_path, f"A/train/{name}.png", f"B/train/{partner}.png", "B/train/other.png")
-    with pytest.raises(UserError, match=rf"; {re.escape(partner)}\.png there is near, rename one"):
+    with pytest.raises(UserError, match=rf"; {re.escape(partner)}\.png there is similar: rename one"):
         find_pairs(tmp_path, "train")
 
 
@@ -195,4 +195,4 @@ def test_many_names_without_partners_are_told_apart_soon(tmp_path):
     begun = time.monotonic()
     assert find_pairs(tmp_path, "train", refused.append)[1] == []
     assert time.monotonic() - begun < 30  # comparing all with all takes minutes
-    assert all("there is near" in str(error) for error in refused) and len(refused) == 10_000
+    assert all("there is similar" in str(error) for error in refused) and len(refused) == 10_000

@@ -206,7 +206,7 @@ def test_a_file_that_is_no_part_of_a_pair_leaves_nothing(tmp_path):
     refused(naming=save_image(b / "lonely.png"), saying=f"has no partner lonely in {a};")
     refused(naming=save_image(b / "1.webp"), saying="would both become 1.png")
     save_image(b / "7_mask.png")
-    refused(naming=save_image(a / "7_img.png"), saying="; 7_mask.png is near, rename one")
+    refused(naming=save_image(a / "7_img.png"), saying="; 7_mask.png is similar: rename one")
     (b / "7_mask.png").unlink()
     save_image(a / "2_3.png")
     refused(naming=save_image(a / "2" / "3.png"), saying="would both become 2_3.png")
