@@ -113,7 +113,7 @@ def test_composed_and_decomposed_names_are_the_same(tmp_path):
 )
 def test_a_near_miss_is_named(tmp_path, name, partner):
     touch(tmp_path, f"A/train/{name}.png", f"B/train/{partner}.png", "B/train/other.png")
-    with pytest.raises(UserError, match=rf"; {re.escape(partner)}\.png there is similar: rename one"):
+    with pytest.raises(UserError, match=rf"; {re.escape(partner)}\.png there is similar"):
         find_pairs(tmp_path, "train")
 
 
