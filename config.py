@@ -16,6 +16,7 @@ from typing import Literal
 
 from engine.cli import UserError, did_you_mean
 from engine.fields import check_types
+from images.nodata import is_nodata
 from images.ranges import is_range
 
 TaskName = Literal["pairs", "colorization", "inpainting", "super_resolution", "edges", "style"]
@@ -33,6 +34,7 @@ class Config:
     out_channels: int = 3  # channels of the target: 3 color, 1 gray, 2 for colorization
     input_range: str = ""  # LOW HIGH, or percentiles such as 1% 99%, of the inputs; empty: 8-bit
     target_range: str = ""  # the same for the targets; empty: 8-bit
+    nodata: str = ""  # value of pixels without data in such files, a number or nan; empty: none
     resize: Literal["stretch", "fit", "none"] = "stretch"  # to squares; fit: the shorter side
     load_size: int = 286  # side to which training pairs are resized
     crop_size: int = 256  # side of the random training crop
@@ -83,6 +85,7 @@ class Config:
     fast: bool = True  # false: the textbook step, without engine/fast.py
     log_steps: int = 50  # steps between rows of log.csv
     validate_epochs: int = 10  # epochs between validations, each with a sample grid
+    validate_images: int = 0  # at most so many in a validation, evenly chosen; 0: all of val
     sample_images: int = 6  # validation images in the sample grid
     save_epochs: int = 50  # epochs between checkpoints
     save_minutes: float = 10.0  # also save a checkpoint after this many minutes
@@ -124,7 +127,7 @@ def check_bounds(c: Config) -> None:
         require(c, getattr(c, field) >= 1, field, "must be 1 or more")
     for field in ("log_steps", "validate_epochs", "save_epochs"):
         require(c, getattr(c, field) >= 1, field, "must be 1 or more")
-    for field in ("limit", "cache_gb", "jitter", "lambda_l1", "gan_weight"):
+    for field in ("limit", "validate_images", "cache_gb", "jitter", "lambda_l1", "gan_weight"):
         require(c, getattr(c, field) >= 0, field, "must be 0 or more")
     for field in ("decay_epochs", "seed", "keep_epochs", "patience"):
         require(c, getattr(c, field) >= 0, field, "must be 0 or more")
@@ -146,8 +149,10 @@ def check_channels(c: Config) -> None:
     form = "must be LOW HIGH, a pair for each channel, or percentiles such as 1% 99%"
     require(c, is_range(c.input_range, c.in_channels), "input_range", form)
     require(c, is_range(c.target_range, c.out_channels), "target_range", form)
+    require(c, is_nodata(c.nodata), "nodata", "must be a number or nan")
+    arrays = c.input_range or c.target_range
+    require(c, not c.nodata or arrays, "nodata", "needs an input_range or a target_range")
     if c.task != "pairs":
-        arrays = c.input_range or c.target_range
         require(c, not arrays, "task", "cannot be combined with an input_range or a target_range")
     if c.task in CHANNELS:
         x, y = CHANNELS[c.task]
@@ -264,8 +269,8 @@ def require_data(config: Config) -> None:
 # fmt: off
 CHANGEABLE = {
     "data_root", "palette", "bad_files", "cache_gb", "num_workers", "epochs", "decay_epochs",
-    "device", "precision", "fast", "log_steps", "validate_epochs", "sample_images", "save_epochs",
-    "save_minutes", "keep_epochs", "best_by", "patience",
+    "device", "precision", "fast", "log_steps", "validate_epochs", "validate_images",
+    "sample_images", "save_epochs", "save_minutes", "keep_epochs", "best_by", "patience",
 }
 # fmt: on
 

@@ -31,10 +31,12 @@ from torch.utils.data import Dataset
 
 from config import DEFAULT, PRESETS, Config, UserError, require_data
 from engine import cli
+from engine.curves import evenly
 from engine.devices import choose_device
 from engine.fields import parse_preset
 from engine.loading import load_batches, map_in_threads
 from engine.order import TrainingOrder
+from images.nodata import NOWHERE, fill_nodata
 from images.pairs import STAND_INS, measure_ranges, size_of
 from images.pixels import collate, to_tensor
 from tasks import task_of
@@ -65,7 +67,29 @@ def augmentation(config: Config):
     return both, A.Compose([A.RandomBrightnessContrast(strength, strength, p=1.0)])
 
 
+def augment(
+    recipe: tuple, x: np.ndarray, y: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Applies a recipe to x and y with random numbers that follow from the seed."""
+    both, input_alone = recipe
+    # Not by set_random_seed, which gives each transform the same numbers: flips would then
+    # depend on crops.
+    both.set_random_state(np.random.default_rng(seed), random.Random(seed))
+    pair = both(image=x, target=y)
+    x, y = pair["image"], pair["target"]
+    if input_alone is None:
+        return x, y
+    input_alone.set_random_state(both.random_generator, both.py_random)
+    if x.dtype == np.uint8:
+        return input_alone(image=x)["image"], y
+    unit = (fill_nodata(x) + 1) / 2  # albumentations takes floats in [0, 1]
+    return np.where(np.isnan(x), x, input_alone(image=unit)["image"] * 2 - 1), y
+
+
 # ---- The dataset ------------------------------------------------------------------------------
+
+
+STAND_IN_IMAGES = 100  # validated on where a dataset has no val
 
 
 class PairedDataset(Dataset):
@@ -75,14 +99,15 @@ class PairedDataset(Dataset):
     `dataset[epoch, index]` is augmented as in that epoch. Training pairs are resized to
     `load_size`, cropped to `crop_size` and mirrored, x and y alike (Section 6.2). Without
     augmentation (val, test, `augment=False`) they are resized to `crop_size`, or as in training if
-    `config.resize` keeps their shape.
+    `config.resize` keeps their shape. `validating` keeps `config.validate_images` of them, by
+    default all of val, or 100 of what stands in for it.
 
     A bad file ends the run, or is left out if `bad_files` is "skip"; `skipped` then holds the
     reasons. All files are read up front if they fit into `cache_gb` or if bad ones are skipped.
     Raises UserError.
     """
 
-    def __init__(self, config: Config, split: str, augment: bool = True):
+    def __init__(self, config: Config, split: str, augment: bool = True, validating: bool = False):
         if split not in STAND_INS:
             raise UserError(f"split is {split!r}; it must be train, val or test")
         require_data(config)
@@ -93,14 +118,24 @@ class PairedDataset(Dataset):
         limit = config.limit or len(self.pairs)
         if config.bad_files == "stop":  # otherwise, bad files do not count
             self.pairs = self.pairs[:limit]
+        if validating:
+            self.choose_evenly(config.validate_images or (self.split != split and STAND_IN_IMAGES))
         self.augmented = augment and split == "train"
         self.recipe = augmentation(config) if self.augmented else None
+        if self.augmented:
+            self.task.check_values(self.pairs)
         self.size = config.load_size if self.augmented else config.crop_size
         pixels = min(limit, len(self.pairs)) * math.prod(self.first_size())
         self.cached = pixels * self.task.bytes_per_pixel <= config.cache_gb * 1e9
         self.cache = []
         if self.cached or config.bad_files == "skip":
             self.read_all(limit)
+
+    def choose_evenly(self, most: int) -> None:
+        """Keeps at most so many pairs, unless `most` is 0."""
+        if 0 < most < len(self.pairs):
+            print(f"validating on {most} of {len(self.pairs)} {self.split} pairs, evenly chosen")
+            self.pairs = evenly(self.pairs, most)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -119,12 +154,21 @@ class PairedDataset(Dataset):
         x, y = self.cache[index] if self.cached else self.load(index)
         seed = np.random.SeedSequence([self.config.seed, epoch, index]).generate_state(1)[0]
         if self.augmented:
-            x, y = self.augment(x, y, int(seed))
+            x, y = augment(self.recipe, x, y, int(seed))
+        x, y = fill_nodata(x), fill_nodata(y)
         pair = self.task.pair(x, y, np.random.default_rng(seed))
         return {**pair, "name": self.pairs[index].name}
 
+    def nodata(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where x and y of an item that is not augmented have no data, (H, W, C) bool."""
+        if not self.config.nodata:
+            return NOWHERE, NOWHERE
+        x, y = self.cache[index] if self.cached else self.load(index)
+        return np.isnan(x), np.isnan(y)
+
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Reads x and y and resizes them, (H, W, C): uint8, or float32 in [-1, 1] if arrays."""
+        """Reads x and y and resizes them, (H, W, C): uint8, or float32 in [-1, 1] if arrays,
+        NaN where they have no data."""
         images = self.task.read(self.pairs[index])
         x, y = self.task.resize(images, self.new_size(*size_of(images[0])))
         height, width, _ = x.shape
@@ -140,22 +184,6 @@ class PairedDataset(Dataset):
             return self.size, self.size
         scale = self.config.load_size / min(width, height) if self.config.resize == "fit" else 1
         return round(width * scale), round(height * scale)
-
-    def augment(self, x: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Applies the recipe with random numbers that follow from the seed."""
-        both, input_alone = self.recipe
-        # Not by set_random_seed, which gives each transform the same numbers: flips would then
-        # depend on crops.
-        both.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        pair = both(image=x, target=y)
-        x, y = pair["image"], pair["target"]
-        if input_alone is None:
-            return x, y
-        input_alone.set_random_state(both.random_generator, both.py_random)
-        if x.dtype == np.uint8:
-            return input_alone(image=x)["image"], y
-        unit = (x + 1) / 2  # albumentations takes floats in [0, 1]
-        return input_alone(image=unit)["image"] * 2 - 1, y
 
     def first_size(self) -> tuple[int, int]:
         """The width and height of the first pair once resized; a square if it cannot be read, which
@@ -205,7 +233,7 @@ class PairedDataset(Dataset):
                 if self.cached:
                     self.cache.append(pixels)
         if not good:
-            raise NoUsablePairsError(self.skipped)
+            raise NoUsablePairsError(self.split, self.skipped)
         if self.skipped:
             print(f"{self.split}: {len(self.skipped)} files cannot be used")
         self.pairs = good
@@ -214,9 +242,9 @@ class PairedDataset(Dataset):
 class NoUsablePairsError(UserError):
     """No file of a split can be used; `skipped` holds the reason for each."""
 
-    def __init__(self, skipped: list[str]):
+    def __init__(self, split: str, skipped: list[str]):
         super().__init__(f"none of the pairs can be used; the first: {skipped[0]}")
-        self.skipped = skipped
+        self.split, self.skipped = split, skipped
 
 
 def resolve_ranges(config: Config) -> Config:
@@ -225,7 +253,7 @@ def resolve_ranges(config: Config) -> Config:
     order = 1 if config.direction == "AtoB" else -1
     ranges = (config.input_range, config.target_range)[::order]
     channels = (config.in_channels, config.out_channels)[::order]
-    x, y = measure_ranges(Path(config.data_root), ranges, channels)[::order]
+    x, y = measure_ranges(Path(config.data_root), ranges, channels, config.nodata)[::order]
     return replace(config, input_range=x, target_range=y)
 
 
@@ -258,13 +286,13 @@ def main(argv=None) -> int:
         try:
             dataset = PairedDataset(replace(config, bad_files="skip", cache_gb=0.0), split)
         except NoUsablePairsError as error:
-            problems, good = error.skipped, 0
+            used, problems, good = error.split, error.skipped, 0
         except UserError as error:
-            problems, good = [str(error)], 0
+            used, problems, good = split, [str(error)], 0
         else:
-            if dataset.split != split:
-                continue  # it is missing; the split that replaces it is checked by itself
-            problems, good = dataset.skipped, len(dataset)
+            used, problems, good = dataset.split, dataset.skipped, len(dataset)
+        if used != split:
+            continue  # it is missing; the split that replaces it is checked by itself
         bad += len(problems)
         print(*(f"  {problem}" for problem in problems), sep="\n", end="\n" if problems else "")
         print(f"{split}: {good} good, {len(problems)} bad")

@@ -14,6 +14,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import statistics
 import sys
 from argparse import Namespace
@@ -26,23 +27,25 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from config import Config, UserError
+from config import UserError
 from dataset import PairedDataset, load_pairs
 from engine import cli
 from engine.devices import command_line
 from engine.files import report_skipped, save_image, write_text
-from images.arrays import ARRAY_ENDINGS, read_array, write_array
+from images.arrays import output_endings, write_array
 from images.gallery import Gallery
-from images.outputs import plan_outputs
-from images.pairs import size_of
+from images.nodata import mean_error, write_nodata
+from images.outputs import Files, plan_outputs
+from images.pairs import read_side, size_of
 from images.pixels import to_image, to_tensor
-from images.ranges import from_unit
+from images.ranges import from_unit, is_eight_bit
 from images.reading import read_image
 from metrics.images import score
 from metrics.palettes import find_palette
 from metrics.reader import LabelReader, ReaderScores, load_reader
 from metrics.split import SplitScores
 from sharing.exports import is_export
+from tasks import task_of
 from tasks.base import fit
 from utils import generate_any_size, load_generator, run_folder, sample_grid, translate
 
@@ -54,7 +57,7 @@ def parse_arguments(argv=None) -> Namespace:
     add("run", metavar="RUN", help="a run folder, a checkpoint, an export, or hf://owner/name")
     add("--checkpoint", metavar="NAME", help="best, previous, epoch_0050 ... (default: latest)")
     add("--split", default="test", help="train, val or test (default: test)")
-    add("--input", metavar="PATH", help="translate this image or folder instead")
+    add("--input", nargs="+", metavar="PATH", help="translate these images or folders instead")
     add("--output", metavar="PATH", help="where to write (default: the run; exports: runs/shared)")
     add("--mask", metavar="PATH", help="inpainting: a mask of --input, white in the hole")
     add("--tile", type=int, default=0, metavar="PX", help="translate a large --input in tiles")
@@ -128,15 +131,18 @@ def evaluate_split(
     results = translations(generator, dataset, seed, noise)
     results = tqdm(results, "translating", len(dataset), unit="image")
     for index, (name, x, output, y) in enumerate(results):
-        images = [to_image(image) for image in (x, output, y)]
+        ranges = (config.input_range, config.target_range, config.target_range)
+        images = list(map(to_image, (x, output, y), ranges))
         for kind, image in zip(("input", "output", "target"), images, strict=True):
             save_image(image, folder / kind / f"{name}.png")
         rows[name] = scores.add(output, y)
         if config.target_range:
             pair = [image.permute(1, 2, 0).numpy() for image in (output, y)]
             values, truth = (from_unit(image, config.target_range) for image in pair)
-            write_array(values, folder / "values" / f"{name}.npy")
-            rows[name]["mae"] = float(abs(values - truth).mean())
+            missing = dataset.nodata(index)
+            values_file = folder / "values" / f"{name}.npy"
+            write_array(write_nodata(values, missing[0], config.nodata), values_file)
+            rows[name]["mae"] = mean_error(values, truth, *missing)
         gallery.add(name, images, rows[name])
         if read:
             file = dataset.task.read(dataset.pairs[index])[0]
@@ -147,7 +153,8 @@ def evaluate_split(
 
     means = scores.summary() | (read.summary() if read else {})
     if config.target_range:
-        means["mae"] = statistics.fmean(row["mae"] for row in rows.values())
+        known = [row["mae"] for row in rows.values() if not math.isnan(row["mae"])]
+        means |= {"mae": statistics.fmean(known)} if known else {}
     summary = {"split": dataset.split, "images": len(rows), "seed": seed, "dropout": noise, **means}
     save_image(sample_grid(grid, 3, ["input", "output", "target"]), folder / "grid.png")
     write_scores(rows, summary, folder)
@@ -194,32 +201,22 @@ def report(summary: dict, data_root: str, folder: Path) -> None:
 # ---- Files ------------------------------------------------------------------------------------
 
 
-def hint(width: int, height: int, config: Config) -> str | None:
-    """What may be wrong with an image given as --input."""
-    if config.resize == "none" or config.task not in ("pairs", "style", "edges"):
-        return None  # its scale does not matter, or the task changes it
-    if config.task == "pairs" and width == 2 * height:
-        return "is twice as wide as tall; if it is a side-by-side pair, give the input alone"
-    if not config.crop_size / 2 <= (width * height) ** 0.5 <= config.crop_size * 2:
-        return (
-            f"is {width}x{height}, but training saw whole images at {config.load_size} px; objects "
-            "should have about that scale; try it resized, or a large one in tiles (--tile)"
-        )
-    return None
-
-
-def translate_files(generator: nn.Module, plan: dict[Path, Path], options: Namespace) -> list[str]:
+def translate_files(generator: nn.Module, plan: dict[Files, Path], options: Namespace) -> list[str]:
     """Translates each file of a plan. Returns what is wrong with those that were left out."""
     config = generator.config
-    mask = read_image(Path(options.mask)) if options.mask else None
-    if options.tile:
+    tiled = bool(options.tile)
+    mask = read_image(Path(options.mask), large=tiled) if options.mask else None
+    if tiled:
         print("norms see one tile at a time, so colors can differ between tiles", file=sys.stderr)
-    skipped, advised = [], False
-    for file, result in tqdm(plan.items(), "translating", unit="image"):
+    skipped, advised, task = [], False, task_of(config)
+    eight_bit = is_eight_bit(config.target_range, config.out_channels, config.nodata)
+    write = partial(write_array, eight_bit=eight_bit) if config.target_range else save_image
+    for files, result in tqdm(plan.items(), "translating", unit="image"):
+        file = files[0]
         try:
-            image = (read_array if config.input_range else read_image)(file)
-            advice = hint(*size_of(image), config)
-            if advice and not advised and not options.tile:
+            image = read_side(files, bool(config.input_range), config.nodata, tiled)
+            advice = task.hint(*size_of(image), tiled)
+            if advice and not advised:
                 tqdm.write(f"{file} {advice}", file=sys.stderr)
                 advised = True  # once is enough
             if options.draw:
@@ -234,7 +231,7 @@ def translate_files(generator: nn.Module, plan: dict[Path, Path], options: Names
                 raise
             skipped.append(f"{file}: {error}" if str(file) not in str(error) else str(error))
         else:
-            (write_array if config.target_range else save_image)(image, result)
+            write(image, result)
     if len(skipped) == len(plan):
         raise UserError(f"none of the images can be translated; the first: {skipped[0]}")
     return skipped
@@ -261,8 +258,10 @@ def main(argv=None) -> int:
     if options.input is not None:
         output = Path(options.output) if options.output else folder / "translated"
         masks = [Path(options.mask)] if options.mask else []
-        endings = ARRAY_ENDINGS if generator.config.target_range else (".png",)
-        plan = plan_outputs(Path(options.input), output, masks, endings)
+        config = generator.config
+        endings = output_endings(config.target_range, config.out_channels, config.nodata)
+        stacked = config.direction[0] if config.input_range else ""
+        plan = plan_outputs(list(map(Path, options.input)), output, masks, endings, stacked)
         skipped = translate_files(generator, plan, options)
         several = f"{len(plan) - len(skipped)} images into {output}"
         print("wrote", several if len(plan) > 1 else next(iter(plan.values())))

@@ -177,7 +177,7 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
     with Processes(device_of(config.device)) as processes:
         data = PairedDataset(resolve_config(config, processes), "train")
         config = data.config  # with the numbers of measured ranges
-        validation = PairedDataset(config, "val") if processes.first else None
+        validation = PairedDataset(config, "val", validating=True) if processes.first else None
         print(f"{len(data)} training pairs, {len(validation or data)} validation pairs")
         fresh = replace(config, init="") if checkpoint else config
         model = prepare(build_model(fresh, processes.device), config)

@@ -28,6 +28,7 @@ from engine.devices import choose_device
 from engine.files import DamagedError, find_damage, load_tensors, replacing, retry_while_locked
 from generator import EncoderDecoderGenerator, UNetGenerator
 from images.grids import center_on_squares, image_grid
+from images.nodata import NOWHERE, fill_nodata, mark_nodata, write_nodata
 from images.pixels import to_image, to_tensor
 from images.ranges import from_unit, to_unit
 from images.reading import to_mode
@@ -185,10 +186,11 @@ def translate(
     an image of the same size, white where it is to be filled. With `tile`, in px, the network sees
     overlapping tiles of that side, one at a time: memory then does not grow with the image, but
     norms use the statistics of each tile, so colors can differ between tiles. With an input_range,
-    `image` is an array (H, W, C) in its units; with a target_range, so is the result. Raises
-    UserError on an image or a mask that does not fit."""
+    `image` is an array (H, W, C) in its units; with a target_range, so is the result, with `nodata`
+    where the image has it. Raises UserError on an image or a mask that does not fit."""
     task = task_of(generator.config)
     config = generator.config
+    missing = NOWHERE
     if not isinstance(image, np.ndarray if config.input_range else Image.Image):
         takes = "an array" if config.input_range else "a PIL image"
         raise UserError(f"image is of type {type(image).__name__}; this generator takes {takes}")
@@ -196,7 +198,9 @@ def translate(
         if image.shape[2:] != (config.in_channels,):
             size = f"(H, W, {config.in_channels})"
             raise UserError(f"the array has the shape {image.shape}; it must be {size}")
-        x = to_tensor(to_unit(image, config.input_range))
+        image = mark_nodata(image, config.nodata)
+        missing = np.isnan(image)
+        x = to_tensor(fill_nodata(to_unit(image, config.input_range)))
     else:
         x = to_tensor(np.asarray(to_mode(image, task.channels)))
     if mask is not None:
@@ -211,7 +215,8 @@ def translate(
         run = partial(apply_in_tiles, run, side=tile or task.tile)
     y = task.translate(x, run, mask)
     if config.target_range:
-        return from_unit(y.permute(1, 2, 0).numpy(), config.target_range)
+        values = from_unit(y.permute(1, 2, 0).numpy(), config.target_range)
+        return write_nodata(values, missing, config.nodata)
     return to_image(y)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import difflib
+import errno
 import re
 import shlex
 import sys
@@ -21,6 +22,9 @@ class UserError(ValueError):
         super().__init__(line[:1000])
 
 
+TOO_MANY_FILES = "too many open files; raise the limit (ulimit -n 4096) or give --num_workers 0"
+
+
 @contextlib.contextmanager
 def one_line_errors():
     """Ends the process with one line on stderr: exit code 2 for a UserError, a file that cannot be
@@ -28,7 +32,8 @@ def one_line_errors():
     try:
         yield
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        line = TOO_MANY_FILES if getattr(error, "errno", 0) == errno.EMFILE else error
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:  # each device of torch words it in its own way
         if re.search("MemoryError|out of memory|allocate memory|enough memory", repr(error)):
@@ -42,6 +47,8 @@ def one_line_errors():
             line += " needs less, and docker run --shm-size=8g gives more"
         elif re.search(r"DataLoader worker.*(killed|exited)", str(error)):
             line = "a loading process was killed; a lower --num_workers needs less memory"
+        elif "Too many open files" in str(error):
+            line = TOO_MANY_FILES
         else:
             raise
         print(f"error: {line}", file=sys.stderr)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -47,7 +48,9 @@ def replacing(path: str | Path):
     """Yields a temporary path to write to; it replaces `path` once it is complete and on disk.
     Until then `path` is unchanged, whatever happens. Raises UserError if it cannot be written."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Cut, as a name can have 255 bytes; the thread tells it from others that begin alike.
+    name = f"{path.name[:40]}-{threading.get_ident()}"
+    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
     try:
         with reporting_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)

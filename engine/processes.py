@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -93,7 +94,8 @@ class StopRequest:
 
     def __init__(self):
         self.signal = 0
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        in_main = threading.current_thread() is threading.main_thread()  # others get no signals
+        numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
         self.handlers = {number: signal.signal(number, self.note) for number in numbers}
 
     def end(self) -> None:

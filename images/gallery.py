@@ -57,7 +57,7 @@ def finite(value: float) -> float | None:
 
 def thumbnail(image: Image.Image) -> str:
     """A small copy, as a data URL."""
-    small = image.convert("RGB")
+    small = image.copy() if image.mode == "RGBA" else image.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=80)

@@ -1,43 +1,82 @@
-"""Where the translations of a file or a folder are written."""
+"""Where the translations of files and folders are written."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from engine.cli import UserError
-from images.reading import ENDINGS, is_image, natural_order
+from images.names import composed
+from images.pairs import folders_of
+from images.reading import find_images_below
+
+Files = tuple[Path, ...]  # of one input: several if their channels are stacked
 
 
 def plan_outputs(
-    source: Path, output: Path, others: Sequence[Path] = (), endings: Sequence[str] = (".png",)
-) -> dict[Path, Path]:
-    """Maps each image of `source` to its output file: the same name and subfolders below `output`,
+    sources: Sequence[Path],
+    output: Path,
+    others: Sequence[Path] = (),
+    endings: Sequence[str] = (".png",),
+    stacked: str = "",
+) -> dict[Files, Path]:
+    """Maps the files of each input to its output file: the same name and subfolders below `output`,
     with the first of `endings`. For a single image, `output` may also be a file with any of them.
-    An `output` inside `source` is not searched for inputs. Raises UserError if there is no image,
-    or if an image or one of `others` would be overwritten."""
+    `sources` are images and folders; an `output` inside a folder is not searched for inputs. If
+    `stacked` is A, folders A1, A2 ... of a source hold the files of an input; B likewise. Raises
+    UserError if there is no image, or if an image or one of `others` would be overwritten."""
+    inputs = [pair for source in sources for pair in inputs_of(source, output, stacked)]
+    is_file = output.suffix.lower() in endings and not output.is_dir()
+    if is_file and (len(sources) > 1 or sources[0].is_dir()):
+        raise UserError(f"--output {output} is one file; it must be a folder for several images")
+    known = output.suffix.lower() in {*Image.registered_extensions(), ".npy"}
+    if known and not is_file and not output.is_dir():
+        raise UserError(f"--output {output} is neither a folder nor a {', '.join(endings)}")
+    names = [name.with_suffix("") for _, name in inputs]
+    # 1.jpg and 1.png keep their endings; file systems may not distinguish A.png and a.png.
+    if len({composed(str(name)).casefold() for name in names}) < len(names):
+        names = [name for _, name in inputs]
+    if len({composed(str(name)).casefold() for name in names}) < len(names):
+        raise UserError("two of the images have the same name; translate them into two folders")
+    plan = {
+        files: output if is_file else output / f"{name}{endings[0]}"
+        for (files, _), name in zip(inputs, names, strict=True)
+    }
+
+    inputs = {file.resolve() for files in plan for file in files}
+    for files, result in plan.items():
+        if result.resolve() in inputs | {file.resolve() for file in others}:
+            overwritten = f"the translation of {files[0]} would overwrite {result}"
+            raise UserError(f"{overwritten}; give an --output")
+    return plan
+
+
+def inputs_of(source: Path, output: Path, stacked: str) -> list[tuple[Files, Path]]:
+    """The files of each input in a source, and its path below the source. Raises UserError."""
     if not source.exists():
         raise UserError(f"image or folder {source} does not exist")
     if not source.is_dir():
-        is_file = output.suffix in endings and not output.is_dir()
-        if output.suffix and not is_file and not output.is_dir():
-            raise UserError(f"--output {output} is neither a folder nor a {', '.join(endings)}")
-        plan = {source: output if is_file else output / f"{source.stem}{endings[0]}"}
-    elif output.resolve() == source.resolve():
+        return [((source,), Path(source.name))]
+    if output.resolve() == source.resolve():
         raise UserError(f"--output is the folder of the inputs, {source}; they would be lost")
-    else:
-        files = sorted(filter(is_image, source.rglob("*")), key=natural_order)
-        files = [file for file in files if output.resolve() not in file.resolve().parents]
-        if not files:
-            raise UserError(f"{source} holds no images ({', '.join(ENDINGS)})")
-        names = [file.relative_to(source).with_suffix("") for file in files]
-        # 1.jpg and 1.png keep their endings; file systems may not distinguish A.png and a.png.
-        if len({str(name).casefold() for name in names}) < len(names):
-            names = [file.relative_to(source) for file in files]
-        plan = {
-            file: output / f"{name}{endings[0]}" for file, name in zip(files, names, strict=True)
-        }
+    folders = folders_of(source, stacked) if stacked else []
+    if len(folders) < 2:
+        files = find_images_below(source, besides=output)
+        return [((file,), file.relative_to(source)) for file in files]
+    found = {folder: below(folder, output) for folder in folders}
+    for files in found.values():
+        for name, file in files.items():
+            lacking = next((folder for folder in folders if name not in found[folder]), None)
+            if lacking:
+                raise UserError(f"{file} has no partner of that name in {lacking}")
+    first = found[folders[0]]
+    return [
+        (tuple(found[folder][name] for folder in folders), file.relative_to(folders[0]))
+        for name, file in first.items()
+    ]
 
-    sources = {file.resolve() for file in (*plan, *others)}
-    for file, result in plan.items():
-        if result.resolve() in sources:
-            raise UserError(f"the translation of {file} would overwrite {result}; give an --output")
-    return plan
+
+def below(folder: Path, besides: Path) -> dict[str, Path]:
+    """The images below a folder by path without ending, as names are matched."""
+    files = find_images_below(folder, besides)
+    return {composed(str(file.relative_to(folder).with_suffix(""))): file for file in files}

@@ -1,6 +1,6 @@
 """The image pairs of a split, found in one of the layouts of data/README.md."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,9 +8,18 @@ import numpy as np
 from PIL import Image
 
 from engine.cli import UserError
+from engine.curves import evenly
 from images.arrays import read_array
+from images.names import by_name, core, near_misses
 from images.ranges import measure_range
-from images.reading import find_images, is_image, natural_order, read_image
+from images.reading import (
+    find_images,
+    holds_images,
+    is_image,
+    natural_order,
+    read_image,
+    report_unread,
+)
 
 Picture = Image.Image | np.ndarray
 
@@ -31,52 +40,81 @@ def stop(error: UserError) -> None:
     raise error
 
 
-def by_stem(files: list[Path], refuse: Callable[[UserError], None]) -> dict[str, Path]:
-    """Files by name without ending. Refuses the second of two with the same."""
-    found = {}
-    for file in files:
-        if file.stem in found:
-            other = found[file.stem].name
-            refuse(UserError(f"{file} and {other} differ only in the ending; rename one"))
-        else:
-            found[file.stem] = file
-    return found
-
-
 def find_pairs(
     root: Path, split: str, refuse: Callable[[UserError], None] = stop
 ) -> tuple[str, list[Pair]]:
     """The pairs of a split in natural order, not opened, and the split that was used. Prints a
-    message if another split replaces a missing one. Calls `refuse` for each file that is no pair.
-    Raises UserError if there is nothing to use."""
+    message if another split replaces a missing one, and on files that are not read. Calls `refuse`
+    for each file that is no pair. Raises UserError if there is nothing to use."""
+    sides = sides_of(root)
+    used = choose_split(sides, split)
+    if used == split:
+        report_unread(folder / used for side in sides for folder in side)
+    return used, match_pairs(sides, used, refuse)
+
+
+def sides_of(root: Path) -> tuple[list[Path], list[Path]]:
+    """The folders above the splits: those of A and of B, or `root` alone if a file holds both.
+    Raises UserError if it does not exist."""
     if not root.is_dir():
         raise UserError(f"data_root {root} does not exist (python -m tools.download fetches some)")
-    folders = {side: folders_of(root, side) for side in "AB"}
-    base = folders["A"][0] if all(folders.values()) else root
-    used = next((name for name in (split, *STAND_INS[split]) if (base / name).is_dir()), None)
-    if used is None:
-        raise UserError(
-            f"{base} has no folder {split!r}; data_root must name the folder above the splits "
-            "(python -m tools.combine makes pairs of two folders, see data/README.md)"
-        )
-    if used != split:
-        print(f"{base} has no split {split!r}; using {used!r}")
+    a, b = folders_of(root, "A"), folders_of(root, "B")
+    return (a, b) if a and b else ([root], [])
 
-    if base == root:
-        files = by_stem(find_images(base / used), refuse)
-        return used, [Pair(stem, (file,)) for stem, file in files.items()]
+
+def choose_split(sides: tuple[list[Path], list[Path]], split: str) -> str:
+    """The split, or the one that replaces it, with a message. Raises UserError if there is none."""
+    folders = [*sides[0], *sides[1]]
+    for name in (split, *STAND_INS[split]):
+        lacking = [folder for folder in folders if not holds_images(folder / name)]
+        if not lacking:
+            if name != split:
+                missing = f"{folders[0]} has no split {split!r}{misnamed(folders[0], split)}"
+                print(f"{missing}; using {name!r}")
+            return name
+        if len(lacking) < len(folders) and split != "train":
+            whole = next(folder for folder in folders if folder not in lacking) / name
+            print(
+                f"{whole} is left out, as there are no images in {lacking[0] / name}; to translate "
+                f"new inputs: python evaluate.py RUN --input {whole}"
+            )
+    for folder in folders:
+        if (folder / split).is_dir():
+            find_images(folder / split)  # or raises
+    missing = f"{folders[0]} has no folder {split!r}{misnamed(folders[0], split)}"
+    raise UserError(
+        f"{missing}; data_root must name the folder above the splits (python -m tools.combine "
+        "makes pairs of two folders, see data/README.md)"
+    )
+
+
+def misnamed(folder: Path, split: str) -> str:
+    """Names a folder such as validation/, which is not read."""
+    names = (other.name for other in folder.glob("*") if other.is_dir())
+    near = (name for name in names if name.casefold().startswith(split) and name != split)
+    found = next(near, None)
+    return f" ({found} is not read: rename it to {split})" if found else ""
+
+
+def match_pairs(
+    sides: tuple[list[Path], list[Path]], split: str, refuse: Callable[[UserError], None]
+) -> list[Pair]:
+    """The pairs of a split; see `find_pairs`."""
     found = {
-        folder: by_stem(find_images(folder / used), refuse)
-        for folder in (*folders["A"], *folders["B"])
+        folder: by_name(find_images(folder / split), refuse) for side in sides for folder in side
     }
     everywhere = set.intersection(*(set(files) for files in found.values()))
+    alone = {folder: near_misses(files.keys() - everywhere) for folder, files in found.items()}
     for files in found.values():
-        for file in [file for stem, file in files.items() if stem not in everywhere]:
-            lacking = next(other for other in found if file.stem not in found[other])
-            refuse(UserError(f"{file} has no partner of that name in {lacking / used}"))
-    sides = [[found[folder] for folder in folders[side]] for side in "AB"]
-    names = [stem for stem in found[base] if stem in everywhere]
-    return used, [Pair(s, *(tuple(files[s] for files in side) for side in sides)) for s in names]
+        for name in [name for name in files if name not in everywhere]:
+            lacking = next(other for other in found if name not in found[other])
+            near = alone[lacking].get(core(name))
+            hint = f"; {found[lacking][near].name} there is similar: rename one" if near else ""
+            where = f"no partner of that name in {lacking / split}"
+            refuse(UserError(f"{files[name]} has {where}{hint}"))
+    names = [name for name in found[sides[0][0]] if name in everywhere]
+    stacks = [[tuple(found[folder][name] for folder in side) for side in sides] for name in names]
+    return [Pair(a[0].stem, a, b) for a, b in stacks]
 
 
 def folders_of(root: Path, side: str) -> list[Path]:
@@ -99,23 +137,28 @@ def find_photos(
     else:
         aside = {8: "val", 9: "test"}
         files = [file for i, file in enumerate(files) if aside.get(i % 10, "train") == split]
-    return split, [Pair(stem, (file,)) for stem, file in by_stem(files, refuse).items()]
+    report_unread([root])
+    return split, [Pair(file.stem, (file,)) for file in by_name(files, refuse).values()]
 
 
 # ---- Reading ----------------------------------------------------------------------------------
 
 
-def read_pair(pair: Pair, arrays: tuple[bool, bool] = (False, False)) -> tuple[Picture, Picture]:
+def read_pair(
+    pair: Pair, arrays: tuple[bool, bool] = (False, False), nodata: str = ""
+) -> tuple[Picture, Picture]:
     """A and B of a pair, of equal size: RGB images, or where asked arrays of the values in their
-    files. Raises UserError."""
+    files, NaN where these are `nodata`. Raises UserError."""
     if pair.b:
-        a, b = (read_side(files, array) for files, array in zip(pair[1:], arrays, strict=True))
+        sides = zip(pair[1:], arrays, strict=True)
+        a, b = (read_side(files, array, nodata) for files, array in sides)
         if size_of(a) != size_of(b):
             sizes = ["{}x{}".format(*size_of(image)) for image in (a, b)]
             other = f"{pair.b[0]} is {sizes[1]}; sizes must be equal"
-            raise UserError(f"{pair.a[0]} is {sizes[0]} but {other}")
+            advice = "python -m tools.combine --resize makes them so"
+            raise UserError(f"{pair.a[0]} is {sizes[0]} but {other} ({advice})")
         return a, b
-    images = {array: read_side(pair.a, array) for array in set(arrays)}
+    images = {array: read_side(pair.a, array, nodata) for array in set(arrays)}
     a, b = (images[array] for array in arrays)
     width, _ = size_of(a)
     if width % 2:
@@ -123,13 +166,15 @@ def read_pair(pair: Pair, arrays: tuple[bool, bool] = (False, False)) -> tuple[P
     return half_of(a, "A"), half_of(b, "B")
 
 
-def read_side(files: tuple[Path, ...], array: bool) -> Picture:
-    """An image, or an array, in which the channels of several files are joined."""
+def read_side(
+    files: tuple[Path, ...], array: bool, nodata: str = "", large: bool = False
+) -> Picture:
+    """An image, or an array in which the channels of several files are joined; see `read_array`."""
     if not array and len(files) > 1:
         raise UserError(f"{files[0]} and others are stacked; set input_range or target_range")
     if not array:
-        return read_image(files[0])
-    arrays = [read_array(file) for file in files]
+        return read_image(files[0], large=large)
+    arrays = [read_array(file, nodata, large) for file in files]
     if len({array.shape[:2] for array in arrays}) > 1:
         raise UserError(f"{files[0]} does not have the size of {', '.join(map(str, files[1:]))}")
     return np.concatenate(arrays, axis=2)
@@ -150,23 +195,35 @@ def half_of(image: Picture, part: str) -> Picture:
 
 
 def measure_ranges(
-    root: Path, ranges: tuple[str, str], channels: tuple[int, int]
+    root: Path, ranges: tuple[str, str], channels: tuple[int, int], nodata: str = ""
 ) -> tuple[str, str]:
     """The ranges of A and B, with percentiles replaced by their values in up to 100 training pairs
-    that can be read and have so many channels. Raises UserError."""
+    that can be read and have so many channels, `nodata` left out. Raises UserError."""
     if "%" not in "".join(ranges):
         return ranges
-    _, pairs = find_pairs(root, "train", lambda error: None)  # the dataset reports bad files
+    sides = sides_of(root)
+    choose_split(sides, "train")  # or raises
+    pairs = match_pairs(sides, "train", lambda error: None)  # the dataset reports bad files
+    arrays = (bool(ranges[0]), bool(ranges[1]))
+    found = sample_pixels(pairs, lambda pair: read_pair(pair, arrays, nodata), 100)
+    a, b = map(measure_range, ranges, zip(*found, strict=True), channels, "AB")
+    return a, b
+
+
+def sample_pixels(
+    pairs: list[Pair], read: Callable[[Pair], Iterable[Picture]], most: int
+) -> list[list[np.ndarray]]:
+    """Up to 100,000 pixels (N, C) of both images of each of at most so many pairs, evenly chosen,
+    that can be read. Raises UserError if none can."""
     found, errors = [], []
-    for pair in pairs[:: len(pairs) // 100 + 1]:
+    for pair in evenly(pairs, most):
         try:
-            sides = map(np.asarray, read_pair(pair, (bool(ranges[0]), bool(ranges[1]))))
+            images = map(np.asarray, read(pair))
         except UserError as error:
             errors.append(error)
             continue
-        pixels = (side.reshape(-1, side.shape[2]) for side in sides)
+        pixels = (image.reshape(-1, image.shape[2]) for image in images)
         found.append([some[:: len(some) // 10**5 + 1].copy() for some in pixels])
     if not found:
         raise errors[0]
-    a, b = map(measure_range, ranges, zip(*found, strict=True), channels, "AB")
-    return a, b
+    return found

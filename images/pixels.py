@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from images.ranges import is_eight_bit
+
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """Pixels (..., H, W, C) or (H, W) -> (..., C, H, W) in [-1, 1], where floats already are."""
@@ -28,9 +30,11 @@ def visible_channels(image: Tensor) -> Tensor:
     return image if len(image) in (1, 3) else image[: 3 if len(image) > 3 else 1]
 
 
-def to_image(image: Tensor) -> Image.Image:
-    """(C, H, W) in [-1, 1], C 1 or 3 -> a PIL image in mode L or RGB."""
-    pixels = eight_bits(visible_channels(image).cpu()).to(torch.uint8)
+def to_image(image: Tensor, value_range: str = "") -> Image.Image:
+    """(C, H, W) in [-1, 1], C 1 or 3 -> a PIL image in mode L or RGB; four channels of an array in
+    0 to 255 -> RGBA."""
+    rgba = len(image) == 4 and is_eight_bit(value_range, 4)
+    pixels = eight_bits((image if rgba else visible_channels(image)).cpu()).to(torch.uint8)
     return Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())
 
 
@@ -40,6 +44,17 @@ def resize(image: Tensor, size) -> Tensor:
     if list(image.shape[-2:]) == size:
         return image
     return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(-1, 1)
+
+
+def resize_with_nodata(image: Tensor, size) -> Tensor:
+    """`resize` for an image in which NaN is nodata: means of the data alone, and nodata where less
+    than half of a pixel are data."""
+    missing = image.isnan()
+    if not missing.any() or list(image.shape[-2:]) == list(size):
+        return resize(image, size)
+    both = torch.stack([image.nan_to_num(0), (~missing).float()])
+    data, share = F.interpolate(both, list(size), mode="bicubic", antialias=True)
+    return (data / share).clamp(-1, 1).masked_fill(share < 0.5, torch.nan)
 
 
 # ---- Batches ----------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def ends_of(value_range: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def to_unit(array: np.ndarray, value_range: str) -> np.ndarray:
-    """Maps the values of a range to [-1, 1]; clips others."""
+    """Maps the values of a range to [-1, 1]; clips others. NaN, which is nodata, stays."""
     low, high = ends_of(value_range)
     return ((array - low) / (high - low) * 2 - 1).clip(-1, 1)
 
@@ -45,9 +45,18 @@ def from_unit(array: np.ndarray, value_range: str) -> np.ndarray:
     return (array + 1) / 2 * (high - low) + low
 
 
+def is_eight_bit(value_range: str, channels: int, nodata: str = "") -> bool:
+    """Whether values of a range, or `nodata`, are those of an 8-bit gray, RGB or RGBA image."""
+    if "%" in value_range or not value_range or channels not in (1, 3, 4):
+        return False
+    low, high = ends_of(value_range)
+    holds = not nodata or nodata in map(str, range(256))
+    return holds and (low == 0).all() and (high == 255).all()
+
+
 def measure_range(value_range: str, pixels, channels: int, side: str) -> str:
-    """A range whose percentiles are those of arrays of pixels (N, C) that have so many channels;
-    other ranges as they are. `side` is A or B. Raises UserError."""
+    """A range whose percentiles are those of arrays of pixels (N, C) that have so many channels,
+    without NaN; other ranges as they are. `side` is A or B. Raises UserError."""
     if "%" not in value_range:
         return value_range
     fitting = [some for some in pixels if some.shape[1] == channels]
@@ -57,9 +66,14 @@ def measure_range(value_range: str, pixels, channels: int, side: str) -> str:
             f"{side} has {counts} channels, not {channels}, to measure {value_range} on"
         )
     percents = [float(word.rstrip("%")) for word in value_range.split()]
-    ends = np.percentile(np.concatenate(fitting), percents, axis=0).T
-    for channel, (low, high) in enumerate(ends, 1):
+    numbers = []
+    for channel, values in enumerate(np.concatenate(fitting).T, 1):
+        values = values[~np.isnan(values)]
+        if not values.size:
+            raise UserError(f"channel {channel} of {side} holds nothing but nodata")
+        low, high = np.percentile(values, percents)
         if low == high:
             found = f"both {low:.7g} in channel {channel} of {side}"
             raise UserError(f"the percentiles {value_range} are {found}; give LOW HIGH as numbers")
-    return " ".join(f"{value:.7g}" for value in ends.flatten())
+        numbers += [low, high]
+    return " ".join(f"{number:.7g}" for number in numbers)

@@ -23,7 +23,7 @@ def apply_in_tiles(run, x: Tensor, side: int) -> Tensor:
         total = total if share.any() else part.new_zeros(len(part), height, width)
         total[place] += part
         share[place] += weights
-    return total / share
+    return total.div_(share)
 
 
 def tiles(length: int, side: int) -> tuple[list[int], Tensor]:

@@ -12,13 +12,17 @@ from torch import Tensor
 
 from config import Config
 from engine.cli import UserError
-from images.pairs import Pair, Picture, find_pairs, find_photos, half_of, read_pair
-from images.pixels import resize, to_tensor
+from images.nodata import stray_value
+from images.pairs import Pair, Picture, find_pairs, find_photos, half_of, read_pair, sample_pixels
+from images.pixels import resize, resize_with_nodata, to_tensor
 from images.ranges import to_unit
-from images.reading import read_image
+from images.reading import is_large, read_image
 from metrics.palettes import find_palette
 
 Refuse = Callable[[UserError], None]  # called for each bad file; stops, or notes it
+
+
+BYTES = 13  # of memory per pixel and channel of a translation in tiles; 10 for 8-bit images
 
 
 class Task:
@@ -43,7 +47,7 @@ class Task:
         """x and y as in their files. Raises UserError."""
         order = 1 if self.config.direction == "AtoB" else -1
         a, b = self.ranges[::order]
-        images = list(read_pair(pair, (bool(a), bool(b))))[::order]
+        images = list(read_pair(pair, (bool(a), bool(b)), self.config.nodata))[::order]
         wanted = (self.config.in_channels, self.config.out_channels)
         found = tuple(
             image.shape[2] if isinstance(image, np.ndarray) else count
@@ -54,6 +58,25 @@ class Task:
             fields = "in_channels and out_channels are {} and {}".format(*wanted)
             raise UserError(f"{pair.a[0]} has {counts}; {fields}")
         return images
+
+    def check_values(self, pairs: list[Pair]) -> None:
+        """Warns if one value of arrays probably stands for pixels without data."""
+        if self.config.nodata or not any(self.ranges):
+            return
+        try:
+            samples = zip(*sample_pixels(pairs, self.read, 10), strict=True)
+        except UserError:
+            return  # it is reported where the pair is used
+        for side, has_range, sample in zip("xy", self.ranges, samples, strict=True):
+            for values in np.concatenate(sample).T if has_range else ():
+                value = stray_value(values)
+                if value is not None:
+                    share = f"{(values == value).mean():.1%} of the values of {side}"
+                    print(
+                        f"warning: {share} are {value:.7g}, far from all others; if it means no "
+                        f"data, give --nodata {value:.7g}"
+                    )
+                    return
 
     def resize(self, images: list[Picture], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """x and y as arrays of a width and height; see `fit`. Target labels are not blended, as the
@@ -77,6 +100,26 @@ class Task:
     ) -> Tensor:
         """Translates an image of any size, on the CPU. `run` is the generator, for any size."""
         return run(image)
+
+    def hint(self, width: int, height: int, tiled: bool) -> str | None:
+        """What may be wrong with an image to be translated, or how much memory it takes."""
+        config = self.config
+        if tiled and is_large(width, height):
+            memory = BYTES * (config.in_channels + config.out_channels) * width * height
+            return f"is {width}x{height}, which takes about {memory / 1e9:.1f} GB of memory"
+        if tiled:
+            return None
+        if config.resize == "none" or config.task not in ("pairs", "style", "edges"):
+            return None  # its scale does not matter, or the task changes it
+        if config.task == "pairs" and width == 2 * height:
+            return "is twice as wide as tall; if it is a side-by-side pair, give the input alone"
+        if not config.crop_size / 2 <= (width * height) ** 0.5 <= config.crop_size * 2:
+            return (
+                f"is {width}x{height}, but training saw whole images at {config.load_size} px; "
+                "objects should have about that scale; try it resized, or a large one in tiles "
+                "(--tile)"
+            )
+        return None
 
 
 class PhotoTask(Task):
@@ -132,10 +175,10 @@ def fit(
     nearest: bool = False,
 ) -> np.ndarray:
     """An image or an array, resized to a width and height, (H, W, channels): uint8, or float32 in
-    [-1, 1] if it is an array, whose values are in `value_range`."""
+    [-1, 1] if it is an array, whose values are in `value_range`; NaN where it has no data."""
     if isinstance(image, np.ndarray):
         tensor = to_tensor(to_unit(image, value_range))
-        return resize(tensor, size[::-1]).permute(1, 2, 0).numpy()
+        return resize_with_nodata(tensor, size[::-1]).permute(1, 2, 0).numpy()
     how = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
     image = image.convert("L" if channels == 1 else "RGB").resize(size, how)
     return np.asarray(image).reshape(image.height, image.width, channels)

@@ -1,7 +1,9 @@
 """Scientific data: arrays of any number of channels and 16-bit files, in their own units."""
 
+import base64
 import dataclasses
 import gc
+import io
 import json
 import shutil
 import struct
@@ -15,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import TINY, arguments, config_for, same_training
-from PIL import Image
+from PIL import ExifTags, Image
 
 import dataset
 import evaluate
@@ -25,7 +27,9 @@ from engine.cli import UserError
 from engine.files import read_json
 from generator import UNetGenerator
 from images.arrays import read_array, write_array
-from images.ranges import from_unit, to_unit
+from images.gallery import thumbnail
+from images.ranges import from_unit, is_eight_bit, to_unit
+from images.reading import read_image
 from tools import reproduce
 from utils import load_generator, translate
 
@@ -374,3 +378,107 @@ def test_a_range_acts_on_its_side_of_a_pair_alone(tmp_path):
     )[0]
     assert item["input"].mean() == pytest.approx(0, abs=1e-3)
     assert item["target"].mean() == pytest.approx(30000 / 65535 * 2 - 1, abs=0.01)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+def test_arrays_are_upright_as_images_are(tmp_path, ending, turn):
+    random = np.random.default_rng(0)
+    blocks = random.integers(0, 256, (3, 4, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    quality = {"jpg": {"quality": 98, "subsampling": 0}, "webp": {"lossless": True}}
+    path = tmp_path / f"1.{ending}"
+    Image.fromarray(blocks).save(path, exif=exif, **quality.get(ending, {}))
+    seen = np.asarray(read_image(path))
+    assert np.abs(read_array(path) - seen).max() < (6 if ending == "jpg" else 1)
+
+
+def test_damaged_exif_data_leave_the_array_as_it_is(tmp_path):
+    Image.new("L", (5, 4), 9).save(tmp_path / "1.png", exif=b"Exif\0\0no exif")
+    assert np.array_equal(read_array(tmp_path / "1.png"), np.full((4, 5, 1), 9))
+
+
+def photo(number: int, channels: int = 3) -> np.ndarray:
+    """(40, 40, channels) uint8; the last of four is an alpha channel of 0 and 255."""
+    random = np.random.default_rng(number)
+    pixels = random.integers(0, 256, (5, 5, channels), np.uint8).repeat(8, 0).repeat(8, 1)
+    if channels == 4:
+        pixels[..., 3] = (pixels[..., 3] > 127) * 255
+    return pixels
+
+
+def save_folders(root, channels: int, *folders: str) -> None:
+    for split, count in {"train": 3, "test": 2}.items():
+        for number in range(count):
+            for place, folder in enumerate(folders):
+                (root / folder / split).mkdir(parents=True, exist_ok=True)
+                image = Image.fromarray(photo(10 * place + number, channels))
+                image.save(root / folder / split / f"{number}.png")
+
+
+BYTES = {"direction": "AtoB", "epochs": 1, "input_range": "0 255", "target_range": "0 255"}
+
+
+def test_new_stacked_inputs_are_translated_to_8_bit_images(tmp_path):
+    save_folders(tmp_path / "data", 3, "A1", "A2", "B")
+    config = config_for(tmp_path / "data", tmp_path / "run", in_channels=6, **BYTES)
+    assert train.train(config) == 0
+    new = tmp_path / "new"
+    for number, folder in enumerate(("A1", "A2")):
+        (new / folder / "day").mkdir(parents=True)
+        Image.fromarray(photo(number)).save(new / folder / "day" / "7.png")
+    assert evaluate.main([config.folder, "--input", new, "--output", tmp_path / "out"]) == 0
+    written = Image.open(tmp_path / "out" / "day" / "7.png")
+    stacked = np.concatenate([photo(0), photo(1)], axis=2)
+    expected = translate(load_generator(config.folder), stacked)
+    assert written.mode == "RGB" and np.ptp(np.asarray(written)) > 50
+    assert np.array_equal(np.asarray(written), expected.round())
+
+    with pytest.raises(UserError, match=r"x\.npy is one file; it must be a folder"):
+        evaluate.main([config.folder, "--input", new, "--output", tmp_path / "x.npy"])
+    (new / "A2" / "day" / "7.png").unlink()
+    Image.fromarray(photo(1)).save(new / "A2" / "8.png")
+    with pytest.raises(UserError, match=r"7\.png has no partner of that name in .*A2"):
+        evaluate.main([config.folder, "--input", new, "--output", tmp_path / "out"])
+
+
+def test_sprites_are_written_with_their_transparency(tmp_path):
+    save_folders(tmp_path / "data", 4, "A", "B")
+    channels = {"in_channels": 4, "out_channels": 4}
+    config = config_for(tmp_path / "data", tmp_path / "run", **channels, **BYTES)
+    assert train.train(config) == 0
+    source = tmp_path / "data" / "A" / "test"
+    assert evaluate.main([config.folder, "--input", source, "--output", tmp_path / "out"]) == 0
+    generator = load_generator(config.folder)
+    expected = translate(generator, photo(0, 4))
+    written = Image.open(tmp_path / "out" / "0.png")
+    assert written.mode == "RGBA" and np.array_equal(np.asarray(written), expected.round())
+
+    evaluate.evaluate_split(generator, "test", tmp_path / "test")
+    for kind in ("input", "output", "target"):
+        assert Image.open(tmp_path / "test" / kind / "0.png").mode == "RGBA"
+    shown = np.asarray(Image.open(tmp_path / "test" / "input" / "0.png").resize((5, 5), 0))
+    assert np.array_equal(shown[..., 3] > 127, photo(0, 4)[4::8, 4::8, 3] > 127)
+
+
+@pytest.mark.parametrize("ending", ["tif", "png"])
+def test_four_channels_survive_a_round_trip(tmp_path, ending):
+    array = np.random.default_rng(3).integers(0, 60000, (6, 5, 4)).astype(np.float32)
+    write_array(array, tmp_path / f"x.{ending}")
+    assert np.array_equal(read_array(tmp_path / f"x.{ending}"), array)
+
+
+def test_what_counts_as_8_bit():
+    for text in ("0 255", "0 255 0 255 0 255", "0.0 255.0"):
+        assert is_eight_bit(text, 3)
+    assert is_eight_bit("0 255", 1, "0") and not is_eight_bit("0 255", 1, "-9999")
+    for text in ("", "0 1", "0% 100%", "0 255 0 1 0 255", "-1 255"):
+        assert not is_eight_bit(text, 3)
+    assert not is_eight_bit("0 255", 2)
+
+
+def test_the_gallery_keeps_transparency():
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    data = base64.b64decode(thumbnail(clear).partition(",")[2])
+    assert Image.open(io.BytesIO(data)).convert("RGBA").getpixel((4, 4))[3] == 0

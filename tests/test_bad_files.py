@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import config_for, log_rows, refusal, truncate
 from PIL import Image
@@ -14,6 +15,7 @@ import train
 from dataset import PairedDataset
 from engine.cli import UserError
 from images import reading
+from images.arrays import read_array
 from images.outputs import plan_outputs
 from images.reading import read_image
 from tests import fuzz
@@ -97,6 +99,7 @@ def test_the_check_names_all_where_none_is_good(tmp_path, capsys):
     assert dataset.main(["--data_root", tmp_path]) == 2
     printed = capsys.readouterr().out
     assert "train: 0 good, 3 bad" in printed
+    assert "val: 0" not in printed and "test: 0" not in printed  # they are train
     for number in range(3):
         kind = "none of PNG, JPEG, WEBP, BMP, TIFF" if number else "empty"
         assert f"{number}.png cannot be read as an image: it is {kind}" in printed
@@ -173,8 +176,37 @@ def test_results_within_the_folder_of_the_images_are_no_images_of_it(tmp_path):
     for name in ("A.png", "a.jpg", "out/x.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (40, 40)).save(tmp_path / name)
-    plan = plan_outputs(tmp_path, tmp_path / "out")
+    plan = plan_outputs([tmp_path], tmp_path / "out")
     names = {str(result.relative_to(tmp_path / "out")).casefold() for result in plan.values()}
     assert names == {"a.png.png", "a.jpg.png"}
     with pytest.raises(UserError, match="would overwrite"):
-        plan_outputs(tmp_path / "A.png", tmp_path / "a.png", [tmp_path / "a.png"])
+        plan_outputs([tmp_path / "A.png"], tmp_path / "a.png", [tmp_path / "a.png"])
+
+
+def test_large_scenes_are_read_in_tiles_alone(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reading, "MAX_PIXELS", 40 * 40)
+    Image.new("RGB", (48, 40)).save(tmp_path / "1.png")
+    words = [finished, "--input", tmp_path / "1.png", "--output", tmp_path / "y.png"]
+    line = refusal(capsys, evaluate.main, *words)
+    assert "1.png: it is 48x40, over 0 megapixels; evaluate.py --tile" in line
+    assert evaluate.main([*words, "--tile", "32"]) == 0
+    assert Image.open(tmp_path / "y.png").size == (48, 40)
+    assert "1.png is 48x40, which takes about 0.0 GB of memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(48, 40), (48, 40, 2)])
+def test_a_large_array_is_refused_for_its_size(tmp_path, monkeypatch, shape):
+    np.save(tmp_path / "1.npy", np.zeros(shape, np.uint8))
+    monkeypatch.setattr(reading, "MAX_PIXELS", 40 * 40)
+    with pytest.raises(UserError, match=r"1\.npy .*: it is 40x48, over 0 megapixels; .*--tile"):
+        read_array(tmp_path / "1.npy")
+    assert read_array(tmp_path / "1.npy", large=True).shape[:2] == (48, 40)
+
+
+def test_what_pillow_takes_for_a_bomb_is_too_large(tmp_path, monkeypatch):
+    Image.new("1", (300, 300)).save(tmp_path / "1.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match=r"1\.png: it is too large, over 67 megapixels; .*--tile"):
+        read_image(tmp_path / "1.png")
+    monkeypatch.setattr(reading, "MAX_PIXELS", 1)
+    assert read_image(tmp_path / "1.png", large=True).size == (300, 300)

@@ -10,6 +10,7 @@ import torch
 from conftest import REPOSITORY, TINY, save_pair
 from PIL import Image
 
+import train
 from config import Config
 from dataset import PairedDataset, load_pairs
 from engine.cli import UserError
@@ -421,3 +422,36 @@ def test_real_facades_are_labels_to_photo():
         for key in ("input", "target")
     }
     assert spread["input"] > 3 * spread["target"]
+
+
+# ---- Validation -------------------------------------------------------------------------------
+
+
+def test_a_stand_in_for_val_is_a_hundred_pairs_at_most(tmp_path, capsys):
+    for number in range(230):
+        save_pair(tmp_path / "train" / f"{number}.png", *np.full((2, 16, 16, 3), number, np.uint8))
+    config = config_for(tmp_path)
+    chosen = PairedDataset(config, "val", validating=True)
+    numbers = [int(pair.name) for pair in chosen.pairs]
+    assert len(numbers) == len(chosen.cache) == 100 and numbers == sorted(set(numbers))
+    assert numbers[0] == 0 and numbers[-1] == 229 and max(np.diff(numbers)) == 3
+    assert "validating on 100 of 230 train pairs, evenly chosen" in capsys.readouterr().out
+    assert len(PairedDataset(config, "val")) == 230  # evaluate.py scores them all
+
+
+def test_any_validation_can_be_limited(pairs, tmp_path, undrawn, capsys):
+    assert len(PairedDataset(config_for(pairs), "val", validating=True)) == 2
+    config = config_for(pairs, output=str(tmp_path / "run"), epochs=1, validate_images=1)
+    assert train.train(config) == 0
+    assert "6 training pairs, 1 validation pairs" in capsys.readouterr().out
+    words = ["--resume", tmp_path / "run", "--epochs", "2", "--validate_images", "2"]
+    assert train.main(words) == 0
+    assert "6 training pairs, 2 validation pairs" in capsys.readouterr().out
+
+
+def test_sizes_that_differ_name_the_command_that_mends_them(tmp_path):
+    for side, width in (("A", 48), ("B", 47)):
+        (tmp_path / side / "train").mkdir(parents=True)
+        image(width).save(tmp_path / side / "train" / "1.png")
+    with pytest.raises(UserError, match=r"47x48; sizes must be equal .*combine --resize"):
+        PairedDataset(config_for(tmp_path), "train")

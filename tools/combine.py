@@ -20,9 +20,17 @@ from PIL import Image
 
 from engine import cli
 from engine.cli import UserError
-from engine.files import creating_folder, save_image
+from engine.files import creating_folder, reporting_write_errors
 from engine.loading import map_in_threads
-from images.reading import ENDINGS, MAX_PIXELS, is_image, natural_order, read_image
+from images.names import core, name_of, near_misses
+from images.reading import (
+    MAX_PIXELS,
+    is_image,
+    natural_order,
+    no_images,
+    read_image,
+    report,
+)
 
 SPLITS = ("train", "val", "test")
 SHARE = 0.1  # of val, and of test
@@ -48,18 +56,20 @@ def find_files(root: Path, in_splits: bool) -> dict[str, Path]:
     if not root.is_dir():
         raise UserError(f"folder {root} does not exist")
     files = [Path(name) for name in glob("**", root_dir=root, recursive=True)]  # no hidden ones
+    paths = [root / file for file in files if not (root / file).is_dir()]
     found = {}
     for file in sorted(filter(is_image, files), key=natural_order):
         *folders, _ = file.parts
         if in_splits and (not folders or folders[0] not in SPLITS):
             raise UserError(f"{root / file} is in none of {root}'s folders {', '.join(SPLITS)}")
         split = folders.pop(0) + "/" if in_splits else ""
-        name = split + "_".join([*folders, file.stem])
+        name = split + "_".join([*folders, name_of(file)])
         if name in found:
             raise UserError(f"{root / file} and {found[name]} would both become {name}.png")
         found[name] = root / file
     if not found:
-        raise UserError(f"{root} holds no images ({', '.join(ENDINGS)})")
+        raise no_images(root, paths)
+    report(root, paths)
     return found
 
 
@@ -68,9 +78,12 @@ def find_partners(a: Path, b: Path, in_splits: bool) -> dict[str, tuple[Path, Pa
     files_a, files_b = (find_files(root, in_splits) for root in (a, b))
     if alone := files_a.keys() ^ files_b.keys():
         name = min(alone)
+        others, folder = (files_b, b) if name in files_a else (files_a, a)
+        near = near_misses(others.keys() & alone).get(core(name))
+        hint = f"; {others[near].name} is similar: rename one" if near else ""
         raise UserError(
-            f"{(files_a | files_b)[name]} has no partner {name} in {b if name in files_a else a}; "
-            f"names may differ only in their endings (files without a partner: {len(alone)})"
+            f"{(files_a | files_b)[name]} has no partner {name} in {folder}; names may differ only "
+            f"in their endings{hint} (files without a partner: {len(alone)})"
         )
     return {name: (file, files_b[name]) for name, file in files_a.items()}
 
@@ -117,7 +130,10 @@ def combine(a: Path, b: Path, out: Path, val=SHARE, test=SHARE, resample=None) -
     with creating_folder(out) as unfinished:
 
         def write(name: str) -> None:
-            save_image(side_by_side(*pairs[name], resample), unfinished / f"{name}.png")
+            pair, path = side_by_side(*pairs[name], resample), unfinished / f"{name}.png"
+            with reporting_write_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pair.save(path)  # OUT is whole or absent; waiting for the disk each time takes long
 
         list(map_in_threads(write, pairs, f"writing {out}"))
     return Counter(name.partition("/")[0] for name in pairs)

@@ -1,6 +1,7 @@
 """Command lines: options, hints and one-line errors."""
 
 import dataclasses
+import errno
 import inspect
 import os
 import re
@@ -233,3 +234,18 @@ def test_a_killed_loading_process_is_one_line(capsys):
         cli.run(main)
     assert end.value.code == 2
     assert "error: a loading process was killed; a lower --num_workers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EMFILE, "Too many open files", "1.png"),
+        RuntimeError("Too many open files. Communication with the workers is no longer possible."),
+    ],
+)
+def test_too_many_open_files_are_one_line(capsys, error):
+    with pytest.raises(SystemExit) as end, cli.one_line_errors():
+        raise error
+    assert end.value.code == 2
+    line = "error: too many open files; raise the limit (ulimit -n 4096) or give --num_workers 0\n"
+    assert capsys.readouterr().err == line

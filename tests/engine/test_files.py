@@ -2,6 +2,7 @@
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import config_for, log_rows
@@ -117,3 +118,17 @@ def test_a_run_goes_on_while_its_log_and_checkpoint_are_open_elsewhere(
     monkeypatch.setattr(os, "replace", refusing(os.replace, 7, "latest.pt"))
     assert train.train(config_for(pairs, tmp_path / "run", save_epochs=1)) == 0
     assert log_rows(tmp_path / "run") == log_rows(finished)
+
+
+def test_a_name_of_247_bytes_can_be_written(tmp_path):
+    for name in ("n" * 243 + ".txt", "\u00e9" * 121 + "n.txt"):
+        write_text(tmp_path / name, "new")
+        assert (tmp_path / name).read_text(encoding="utf-8") == "new"
+    assert len(os.listdir(tmp_path)) == 2
+
+
+def test_threads_write_names_that_begin_alike(tmp_path):
+    names = [f"{'n' * 100}{number}" for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: write_text(tmp_path / name, name), names))
+    assert all((tmp_path / name).read_text(encoding="utf-8") == name for name in names)

@@ -104,3 +104,13 @@ def test_processes_meet_by_what_this_build_has_and_wait_for_a_validation(
     )
     processes.Processes(torch.device(device))
     assert begun == {"name": backend, "timeout": timedelta(hours=2)}
+
+
+def test_training_runs_in_a_thread(pairs, tmp_path, undrawn):
+    """A server or a notebook may start it there; only the main thread gets signals."""
+    codes = []
+    config = config_for(pairs, tmp_path / "run", epochs=1)
+    thread = threading.Thread(target=lambda: codes.append(train.train(config)))
+    thread.start()
+    thread.join()
+    assert codes == [0]

@@ -12,7 +12,16 @@ from engine.files import save_image
 from images.grids import image_grid
 from images.outputs import plan_outputs
 from images.pixels import resize, to_image, to_tensor
-from images.reading import MAX_PIXELS, find_images, is_image, natural_order, read_image, to_mode
+from images.reading import (
+    FORMATS,
+    MAX_PIXELS,
+    find_images,
+    is_image,
+    natural_order,
+    note_frames,
+    read_image,
+    to_mode,
+)
 
 # ---- File formats and modes -------------------------------------------------------------------
 
@@ -225,21 +234,22 @@ def test_a_folder_of_images_none_of_them_lost(tmp_path, sources, expected):
     for name in sources:
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         rgb().save(tmp_path / "in" / name)
-    plan = plan_outputs(tmp_path / "in", tmp_path / "out")
+    plan = plan_outputs([tmp_path / "in"], tmp_path / "out")
     assert {str(result.relative_to(tmp_path / "out")) for result in plan.values()} == expected
 
 
 def test_results_are_png(tmp_path):
     rgb().save(tmp_path / "1.png")
-    with pytest.raises(UserError, match=r"out\.jpg is neither a folder nor a \.png"):
-        plan_outputs(tmp_path / "1.png", tmp_path / "out.jpg")
+    for name in ("out.jpg", "out.npy", "out.gif"):
+        with pytest.raises(UserError, match=rf"{name} is neither a folder nor a \.png"):
+            plan_outputs([tmp_path / "1.png"], tmp_path / name)
 
 
 def test_a_folder_for_results_may_have_a_dot(tmp_path):
     rgb().save(tmp_path / "1.jpg")
     for name in ("v1.0", "x.png"):
         (tmp_path / name).mkdir()
-        plan = plan_outputs(tmp_path / "1.jpg", tmp_path / name)
+        plan = plan_outputs([tmp_path / "1.jpg"], tmp_path / name)
         assert list(plan.values()) == [tmp_path / name / "1.png"]
 
 
@@ -249,7 +259,7 @@ def test_nothing_to_translate_is_refused(tmp_path):
         ("", "holds no images"),
     ):
         with pytest.raises(UserError, match=line):
-            plan_outputs(tmp_path / source, tmp_path / "out")
+            plan_outputs([tmp_path / source], tmp_path / "out")
 
 
 def test_a_source_is_never_overwritten(tmp_path):
@@ -260,6 +270,67 @@ def test_a_source_is_never_overwritten(tmp_path):
         (tmp_path, tmp_path, "would be lost"),
     ):
         with pytest.raises(UserError, match=reason):
-            plan_outputs(source, output)
+            plan_outputs([source], output)
     with pytest.raises(UserError, match="would overwrite"):  # such as a mask
-        plan_outputs(tmp_path / "2.jpg", tmp_path / "1.png", [tmp_path / "1.png"])
+        plan_outputs([tmp_path / "2.jpg"], tmp_path / "1.png", [tmp_path / "1.png"])
+
+
+def test_avif_and_jfif_are_images(tmp_path):
+    rgb().save(tmp_path / "1.jfif", format="JPEG", quality=100, subsampling=0)
+    assert np.abs(np.asarray(read_image(tmp_path / "1.jfif")) - BLOCKS.astype(int)).max() < 4
+    if "AVIF" not in FORMATS:
+        pytest.skip("this Pillow cannot read AVIF")
+    rgb().save(tmp_path / "2.avif", quality=100, subsampling="4:4:4")
+    assert is_image(tmp_path / "2.avif")
+    assert np.abs(np.asarray(read_image(tmp_path / "2.avif")) - BLOCKS.astype(int)).max() < 8
+
+
+def test_links_to_folders_are_followed_once(tmp_path, capsys):
+    save_image(rgb(), tmp_path / "elsewhere" / "2.png")
+    save_image(rgb(), tmp_path / "in" / "1.png")
+    (tmp_path / "in" / "3.gif").touch()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    plan = plan_outputs([tmp_path / "in"], tmp_path / "in" / "out")
+    assert [str(file.relative_to(tmp_path / "in")) for (file,) in plan] == ["1.png", "linked/2.png"]
+    assert "in: not read: 1 .gif" in capsys.readouterr().out
+
+
+def test_several_inputs_and_outputs_of_any_name(tmp_path):
+    for name in ("a/1.png", "b/2.jpg", "b/1.jpg", "3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        rgb().save(tmp_path / name)
+    sources = [tmp_path / "a" / "1.png", tmp_path / "b" / "2.jpg", tmp_path / "3.png"]
+    plan = plan_outputs(sources, tmp_path / "out")
+    assert {path.name for path in plan.values()} == {"1.png", "2.png", "3.png"}
+    plan = plan_outputs([tmp_path / "a", tmp_path / "b" / "1.jpg"], tmp_path / "out")
+    assert {path.name for path in plan.values()} == {"1.png.png", "1.jpg.png"}
+    for output in ("Y.PNG", "result_v1.2"):
+        (written,) = plan_outputs(sources[:1], tmp_path / output).values()
+        assert written == tmp_path / output / ("" if output == "Y.PNG" else "1.png")
+    rgb().save(tmp_path / "b" / "3.png")
+    with pytest.raises(UserError, match="two of the images have the same name"):
+        plan_outputs([tmp_path / "b", tmp_path / "3.png"], tmp_path / "out")
+    with pytest.raises(UserError, match=r"y\.png is one file; it must be a folder"):
+        plan_outputs(sources, tmp_path / "y.png")
+
+
+@pytest.mark.parametrize("ending", ["tif", "webp", "png"])
+def test_of_several_frames_the_first_is_taken_with_a_message(tmp_path, capsys, ending):
+    note_frames.cache_clear()
+    rgb().save(tmp_path / f"0.{ending}")
+    read_image(tmp_path / f"0.{ending}")
+    assert "frames" not in capsys.readouterr().out
+    frames = [Image.new("RGB", (64, 48), color) for color in ("red", "blue", "lime")]
+    for number in (1, 2):
+        frames[0].save(tmp_path / f"{number}.{ending}", save_all=True, append_images=frames[1:])
+        red, _, blue = read_image(tmp_path / f"{number}.{ending}").getpixel((5, 5))
+        assert red > 240 and blue < 15
+    assert capsys.readouterr().out.count("have several frames or pages; the first is used") == 1
+
+
+def test_heic_is_an_image_where_its_package_is_installed(tmp_path):
+    pytest.importorskip("pillow_heif")
+    rgb().save(tmp_path / "1.heic", quality=100)
+    assert is_image(tmp_path / "1.heic")
+    assert np.abs(np.asarray(read_image(tmp_path / "1.heic")) - BLOCKS.astype(int)).mean() < 8

@@ -1,10 +1,12 @@
 """Two folders of images become side-by-side pairs that train, exactly and whole or not at all."""
 
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +114,16 @@ def test_subfolders_and_odd_names(tmp_path):
     assert np.array_equal(np.asarray(pair)[:, :40], np.asarray(left))
 
 
+def test_names_match_composed_and_decomposed_and_the_rest_is_counted(tmp_path, capsys):
+    a, b, out = make_folders(tmp_path, ["1"])
+    save_image(a / (unicodedata.normalize("NFC", "café") + ".png"))
+    save_image(b / (unicodedata.normalize("NFD", "café") + ".png"))
+    (a / "2.gif").touch()
+    assert main([a, b, out, "--val", "0", "--test", "0"]) == 0
+    assert len(files_of(out)) == 2
+    assert f"{a}: not read: 1 .gif" in capsys.readouterr().out
+
+
 def test_b_is_resized_to_a_on_request(tmp_path):
     a, b, out = make_folders(tmp_path, range(3))
     labels = np.zeros((20, 24, 3), np.uint8)
@@ -193,6 +205,9 @@ def test_a_file_that_is_no_part_of_a_pair_leaves_nothing(tmp_path):
     refused(naming=a / "lonely2.png", saying=f"has no partner lonely2 in {b};")
     refused(naming=save_image(b / "lonely.png"), saying=f"has no partner lonely in {a};")
     refused(naming=save_image(b / "1.webp"), saying="would both become 1.png")
+    save_image(b / "7_mask.png")
+    refused(naming=save_image(a / "7_img.png"), saying="; 7_mask.png is similar: rename one")
+    (b / "7_mask.png").unlink()
     save_image(a / "2_3.png")
     refused(naming=save_image(a / "2" / "3.png"), saying="would both become 2_3.png")
     (a / "2_3.png").unlink()
@@ -228,3 +243,11 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 130 and errors.endswith("interrupted\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "photos"]
+
+
+def test_many_pairs_do_not_wait_for_the_disk(tmp_path, monkeypatch):
+    a, b, out = make_folders(tmp_path, range(20))
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    combine(a, b, out)
+    assert not synced and len(files_of(out)) == 20
