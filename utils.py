@@ -202,7 +202,7 @@ def translate(
         missing = np.isnan(image)
         x = to_tensor(fill_nodata(to_unit(image, config.input_range)))
     else:
-        x = to_tensor(np.asarray(to_mode(image, task.channels)))
+        x = to_tensor(np.asarray(to_mode(task.to_colors(image), task.channels)))
     if mask is not None:
         if config.task != "inpainting":
             raise UserError(f"a mask is for inpainting; this run's task is {config.task}")

@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor
 
 from metrics.images import relative_sharpness, score, sharpness
-from metrics.labels import class_scores, confusion, read_classes
+from metrics.labels import class_ious, class_scores, confusion, read_classes
 from metrics.palettes import Palette
 
 
@@ -39,3 +39,7 @@ class SplitScores:
             return {**means, **class_scores(self.matrix)}
         means["sharpness"] = float(relative_sharpness(*self.gradients / len(self.scores)))
         return means
+
+    def ious(self) -> dict[str, float | None]:
+        """The IoU of each class over the split; empty without a palette."""
+        return class_ious(self.matrix, self.palette) if self.palette else {}
