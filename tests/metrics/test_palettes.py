@@ -18,6 +18,8 @@ from metrics.palettes import (
     palette_name,
     parse_palette,
     spread_colors,
+    to_palette,
+    to_values,
     trained_palette,
 )
 
@@ -141,6 +143,12 @@ def test_class_numbers_have_even_grays_in_one_channel(tmp_path):
     assert palette.classes == {"road": (85,) * 3, "ground": (0,) * 3, "sky": (255,) * 3}
     assert palette.void == ((170, 170, 170),)
     assert find_palette(replace(config, direction="AtoB")) == parse_palette(NUMBERS, "here")
+
+
+def test_palettes_as_values_of_json():
+    for palette in (PALETTES["cityscapes"], PALETTES["facades"], parse_palette(NUMBERS, "here")):
+        values = to_values(palette)
+        assert to_palette(values) == to_palette(json.loads(json.dumps(values))) == palette
 
 
 def test_a_run_keeps_its_class_numbers(tmp_path):
