@@ -119,8 +119,8 @@ def evaluate_split(
     reader: LabelReader | None = None,
 ) -> dict:
     """Translates and scores a split; photos also by the labels that `reader` sees in them. Writes
-    input/, output/, target/, grid.png, gallery.html, scores.csv and scores.json into `folder`.
-    Returns the mean scores. Raises UserError."""
+    input/, output/, target/, grid.png, gallery.html, scores.csv and scores.json into `folder`, and
+    outputs in class numbers to output_labels/. Returns the scores. Raises UserError."""
     config = generator.config
     palette = trained_palette(config)
     dataset = PairedDataset(config, split, augment=False)

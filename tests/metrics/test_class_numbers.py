@@ -2,13 +2,14 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import config_for, refusal, save_pair
+from conftest import config_for, equal, refusal, save_pair, weights
 from PIL import Image
 
 import dataset
@@ -20,6 +21,7 @@ from engine.cli import UserError
 from images.pixels import eight_bits, to_tensor
 from metrics.class_numbers import paint, suggest_palette, to_numbers
 from metrics.palettes import Palette, find_palette, parse_palette
+from tools import combine
 from utils import load_checkpoint, load_generator, translate
 
 FIVE = {"classes": {"background": 0, "a": 1, "b": 2, "c": 3, "d": 4}}
@@ -285,6 +287,29 @@ def test_class_numbers_become_a_photo_without_the_dataset(data, tmp_path, undraw
     save(fresh + np.uint8(1), tmp_path / "fresh.png")
     line = refusal(capsys, evaluate.main, *words)
     assert "fresh.png: it holds 5, no class of its palette" in line
+
+
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_numbers_train_as_their_colors_do(data, tmp_path, undrawn, direction):
+    runs = []
+    for kind in ("numbers", "colors"):
+        root = shutil.copytree(data, tmp_path / kind)
+        colors = {"classes": {**PALETTE.classes}}
+        if kind == "colors":
+            for file in (root / "B").rglob("*.png"):
+                paint(Image.open(file), PALETTE).save(file)
+        with_palette(root, FIVE if kind == "numbers" else colors)
+        runs.append(trained(root, tmp_path / f"{kind} run", direction=direction))
+    assert equal(*map(weights, runs))
+
+
+def test_combined_files_keep_their_numbers(data, tmp_path):
+    sides = [str(data / side / "train") for side in "AB"]
+    assert combine.main([*sides, str(tmp_path / "both"), "--val", "0", "--test", "0"]) == 0
+    config = config_for(with_palette(tmp_path / "both"), tmp_path / "run")
+    config = replace(config, direction="AtoB", resize="none")
+    for pair in PairedDataset(config, "train", augment=False):
+        assert np.array_equal(to_numbers(pair["target"], PALETTE), labels(int(pair["name"])))
 
 
 def test_one_channel_is_scored(data, tmp_path, undrawn):
