@@ -11,9 +11,6 @@ The checkpoint describes its network and data; no training option has to be repe
 """
 
 import contextlib
-import csv
-import io
-import json
 import math
 import statistics
 import sys
@@ -31,7 +28,7 @@ from config import UserError
 from dataset import PairedDataset, load_pairs
 from engine import cli
 from engine.devices import command_line
-from engine.files import report_skipped, save_image, write_text
+from engine.files import report_skipped, save_image
 from images.arrays import output_endings, write_array
 from images.gallery import Gallery
 from images.nodata import mean_error, write_nodata
@@ -43,7 +40,7 @@ from metrics.class_numbers import to_numbers
 from metrics.images import score
 from metrics.palettes import trained_palette
 from metrics.reader import LabelReader, ReaderScores, load_reader
-from metrics.split import SplitScores
+from metrics.split import SplitScores, write_scores
 from sharing.exports import is_export
 from tasks import task_of
 from tasks.base import fit
@@ -165,16 +162,6 @@ def evaluate_split(
     gallery.write(folder / "gallery.html", means)
     report_skipped(dataset.skipped, folder)
     return summary
-
-
-def write_scores(rows: dict[str, dict], summary: dict, folder: Path) -> None:
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["name", *next(iter(rows.values()))])
-    for name, values in rows.items():
-        writer.writerow([name, *values.values()])
-    write_text(folder / "scores.csv", table.getvalue())
-    write_text(folder / "scores.json", json.dumps(summary, indent=2) + "\n")
 
 
 # The lines that `report` prints; not every task has every score.
