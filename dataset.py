@@ -124,6 +124,8 @@ class PairedDataset(Dataset):
         self.recipe = augmentation(config) if self.augmented else None
         if self.augmented:
             self.task.check_values(self.pairs)
+        if split == "train":
+            self.task.check_labels(self.pairs)
         self.size = config.load_size if self.augmented else config.crop_size
         pixels = min(limit, len(self.pairs)) * math.prod(self.first_size())
         self.cached = pixels * self.task.bytes_per_pixel <= config.cache_gb * 1e9
@@ -206,9 +208,10 @@ class PairedDataset(Dataset):
         self.skipped.append(str(error))
 
     def fingerprint(self) -> str:
-        """A hash of the names of the pairs in their order."""
-        names = "\n".join(pair.name for pair in self.pairs)
-        return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
+        """A hash of the names of the pairs in their order, and of the numbers of the classes."""
+        names = [pair.name for pair in self.pairs]
+        text = "\n".join([*names, self.task.numbers] if self.task.numbers else names)
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
     def read_all(self, limit: int) -> None:
         """Reads the pairs in threads, as decoding and resizing release Python's lock. Keeps the

@@ -11,9 +11,6 @@ The checkpoint describes its network and data; no training option has to be repe
 """
 
 import contextlib
-import csv
-import io
-import json
 import math
 import statistics
 import sys
@@ -31,22 +28,23 @@ from config import UserError
 from dataset import PairedDataset, load_pairs
 from engine import cli
 from engine.devices import command_line
-from engine.files import report_skipped, save_image, write_text
+from engine.files import report_skipped, save_image
 from images.arrays import output_endings, write_array
 from images.gallery import Gallery
 from images.nodata import mean_error, write_nodata
 from images.outputs import Files, plan_outputs
-from images.pairs import read_side, size_of
+from images.pairs import size_of
 from images.pixels import to_image, to_tensor
 from images.ranges import from_unit, is_eight_bit
-from images.reading import read_image
+from metrics.class_numbers import to_numbers
 from metrics.images import score
-from metrics.palettes import find_palette
+from metrics.palettes import trained_palette
 from metrics.reader import LabelReader, ReaderScores, load_reader
-from metrics.split import SplitScores
+from metrics.split import SplitScores, write_scores
 from sharing.exports import is_export
 from tasks import task_of
 from tasks.base import fit
+from tasks.inpainting import read_mask
 from utils import generate_any_size, load_generator, run_folder, sample_grid, translate
 
 
@@ -78,6 +76,7 @@ def parse_arguments(argv=None) -> Namespace:
 
 
 GRID_IMAGES = 12
+NUMBERS = "output_labels"  # the folder of the outputs in class numbers
 
 # ---- A split ----------------------------------------------------------------------------------
 
@@ -117,13 +116,12 @@ def evaluate_split(
     reader: LabelReader | None = None,
 ) -> dict:
     """Translates and scores a split; photos also by the labels that `reader` sees in them. Writes
-    input/, output/, target/, grid.png, gallery.html, scores.csv and scores.json into `folder`.
-    Returns the mean scores. Raises UserError."""
+    input/, output/, target/, grid.png, gallery.html, scores.csv and scores.json into `folder`, and
+    outputs in class numbers to output_labels/. Returns the scores. Raises UserError."""
     config = generator.config
+    palette = trained_palette(config)
     dataset = PairedDataset(config, split, augment=False)
-    palette = find_palette(config)
-    colors = config.out_channels == 3 and not config.target_range
-    scores = SplitScores(palette if config.direction == "AtoB" and colors else None)
+    scores = SplitScores(palette if config.direction == "AtoB" else None)
     read = ReaderScores(reader, config) if reader else None
 
     gallery = Gallery(str(folder), command_line(), config)
@@ -136,6 +134,8 @@ def evaluate_split(
         for kind, image in zip(("input", "output", "target"), images, strict=True):
             save_image(image, folder / kind / f"{name}.png")
         rows[name] = scores.add(output, y)
+        if scores.palette and palette.numbers:
+            save_image(to_numbers(output, palette), folder / NUMBERS / f"{name}.png")
         if config.target_range:
             pair = [image.permute(1, 2, 0).numpy() for image in (output, y)]
             values, truth = (from_unit(image, config.target_range) for image in pair)
@@ -156,21 +156,12 @@ def evaluate_split(
         known = [row["mae"] for row in rows.values() if not math.isnan(row["mae"])]
         means |= {"mae": statistics.fmean(known)} if known else {}
     summary = {"split": dataset.split, "images": len(rows), "seed": seed, "dropout": noise, **means}
+    summary |= {"class_ious": scores.ious()} if scores.palette else {}
     save_image(sample_grid(grid, 3, ["input", "output", "target"]), folder / "grid.png")
     write_scores(rows, summary, folder)
     gallery.write(folder / "gallery.html", means)
     report_skipped(dataset.skipped, folder)
     return summary
-
-
-def write_scores(rows: dict[str, dict], summary: dict, folder: Path) -> None:
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["name", *next(iter(rows.values()))])
-    for name, values in rows.items():
-        writer.writerow([name, *values.values()])
-    write_text(folder / "scores.csv", table.getvalue())
-    write_text(folder / "scores.json", json.dumps(summary, indent=2) + "\n")
 
 
 # The lines that `report` prints; not every task has every score.
@@ -192,8 +183,12 @@ def report(summary: dict, data_root: str, folder: Path) -> None:
     for line in LINES:
         with contextlib.suppress(KeyError):
             print("  " + line.format(**summary))
+    for name, iou in summary.get("class_ious", {}).items():
+        print(f"    IoU {'-' if iou is None else f'{iou:.3f}':5}  {name}")
     print(f"  gallery   {folder / 'gallery.html'}  (open it in a browser)")
     print(f"  images    {folder / 'output'}  (and input, target)")
+    if (folder / NUMBERS).is_dir():
+        print(f"  labels    {folder / NUMBERS}  (the outputs as class numbers)")
     print(f"  grid      {folder / 'grid.png'}  (input | output | target)")
     print(f"  scores    {folder / 'scores.csv'}  (means in scores.json)")
 
@@ -203,18 +198,20 @@ def report(summary: dict, data_root: str, folder: Path) -> None:
 
 def translate_files(generator: nn.Module, plan: dict[Files, Path], options: Namespace) -> list[str]:
     """Translates each file of a plan. Returns what is wrong with those that were left out."""
-    config = generator.config
+    config, task = generator.config, task_of(generator.config)
+    if advice := task.check_input([files[0] for files in plan]):
+        print(advice, file=sys.stderr)
     tiled = bool(options.tile)
-    mask = read_image(Path(options.mask), large=tiled) if options.mask else None
+    mask = read_mask(Path(options.mask), tiled) if options.mask else None
     if tiled:
         print("norms see one tile at a time, so colors can differ between tiles", file=sys.stderr)
-    skipped, advised, task = [], False, task_of(config)
+    skipped, advised = [], False
     eight_bit = is_eight_bit(config.target_range, config.out_channels, config.nodata)
     write = partial(write_array, eight_bit=eight_bit) if config.target_range else save_image
     for files, result in tqdm(plan.items(), "translating", unit="image"):
         file = files[0]
         try:
-            image = read_side(files, bool(config.input_range), config.nodata, tiled)
+            image = task.read_input(files, tiled)
             advice = task.hint(*size_of(image), tiled)
             if advice and not advised:
                 tqdm.write(f"{file} {advice}", file=sys.stderr)
@@ -232,6 +229,9 @@ def translate_files(generator: nn.Module, plan: dict[Files, Path], options: Name
             skipped.append(f"{file}: {error}" if str(file) not in str(error) else str(error))
         else:
             write(image, result)
+            if task.numbers and config.direction == "AtoB":
+                labels = to_numbers(to_tensor(np.asarray(image)), task.palette)
+                save_image(labels, result.parent / NUMBERS / result.name)
     if len(skipped) == len(plan):
         raise UserError(f"none of the images can be translated; the first: {skipped[0]}")
     return skipped

@@ -187,7 +187,8 @@ def translate(
     overlapping tiles of that side, one at a time: memory then does not grow with the image, but
     norms use the statistics of each tile, so colors can differ between tiles. With an input_range,
     `image` is an array (H, W, C) in its units; with a target_range, so is the result, with `nodata`
-    where the image has it. Raises UserError on an image or a mask that does not fit."""
+    where the image has it. An input of class numbers holds them or has their colors; outputs always
+    have colors, see metrics.class_numbers.to_numbers. Raises UserError on what does not fit."""
     task = task_of(generator.config)
     config = generator.config
     missing = NOWHERE
@@ -202,7 +203,7 @@ def translate(
         missing = np.isnan(image)
         x = to_tensor(fill_nodata(to_unit(image, config.input_range)))
     else:
-        x = to_tensor(np.asarray(to_mode(image, task.channels)))
+        x = to_tensor(np.asarray(to_mode(task.to_colors(image), task.channels)))
     if mask is not None:
         if config.task != "inpainting":
             raise UserError(f"a mask is for inpainting; this run's task is {config.task}")

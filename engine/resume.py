@@ -17,7 +17,8 @@ def resume(run: Run, checkpoint: dict) -> None:
     if processes.largest(step, -step) != [step, -step]:
         raise UserError("the processes found different checkpoints; start them again")
     if checkpoint.get("pairs", run.data) != run.data:
-        raise UserError("the training pairs are not those this run began with; restore them")
+        them = "restore them (or the numbers in palette.json)"
+        raise UserError(f"the training pairs are not those this run began with; {them}")
     try:
         rng = checkpoint["rng"]
         run.order.resume(step, checkpoint.get("shift", 0), len(rng))

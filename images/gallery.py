@@ -51,7 +51,7 @@ class Gallery:
 
 
 def finite(value: float) -> float | None:
-    """JSON has no infinity, which is the PSNR of two equal images."""
+    """JSON has neither infinity nor NaN."""
     return round(value, 6) if math.isfinite(value) else None
 
 

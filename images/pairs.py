@@ -1,6 +1,7 @@
 """The image pairs of a split, found in one of the layouts of data/README.md."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -145,21 +146,25 @@ def find_photos(
 
 
 def read_pair(
-    pair: Pair, arrays: tuple[bool, bool] = (False, False), nodata: str = ""
+    pair: Pair,
+    arrays: tuple[bool, bool] = (False, False),
+    nodata: str = "",
+    as_rgb: tuple[bool, bool] = (True, True),
 ) -> tuple[Picture, Picture]:
     """A and B of a pair, of equal size: RGB images, or where asked arrays of the values in their
-    files, NaN where these are `nodata`. Raises UserError."""
+    files, NaN where these are `nodata`, or images and arrays of numbers that are no colors. Raises
+    UserError."""
+    kinds = [(array, nodata, False, rgb) for array, rgb in zip(arrays, as_rgb, strict=True)]
     if pair.b:
-        sides = zip(pair[1:], arrays, strict=True)
-        a, b = (read_side(files, array, nodata) for files, array in sides)
+        a, b = (read_side(files, *kind) for files, kind in zip(pair[1:], kinds, strict=True))
         if size_of(a) != size_of(b):
             sizes = ["{}x{}".format(*size_of(image)) for image in (a, b)]
             other = f"{pair.b[0]} is {sizes[1]}; sizes must be equal"
             advice = "python -m tools.combine --resize makes them so"
             raise UserError(f"{pair.a[0]} is {sizes[0]} but {other} ({advice})")
         return a, b
-    images = {array: read_side(pair.a, array, nodata) for array in set(arrays)}
-    a, b = (images[array] for array in arrays)
+    images = {kind: read_side(pair.a, *kind) for kind in set(kinds)}
+    a, b = (images[kind] for kind in kinds)
     width, _ = size_of(a)
     if width % 2:
         raise UserError(f"{pair.a[0]} is {width} px wide; two equal halves need an even width")
@@ -167,13 +172,19 @@ def read_pair(
 
 
 def read_side(
-    files: tuple[Path, ...], array: bool, nodata: str = "", large: bool = False
+    files: tuple[Path, ...],
+    array: bool,
+    nodata: str = "",
+    large: bool = False,
+    as_rgb: bool = True,
 ) -> Picture:
-    """An image, or an array in which the channels of several files are joined; see `read_array`."""
+    """An image, or an array in which the channels of several files are joined; see `read_array`.
+    Images are as in `read_image`."""
+    array = array or (not as_rgb and files[0].suffix.lower() == ".npy")
     if not array and len(files) > 1:
         raise UserError(f"{files[0]} and others are stacked; set input_range or target_range")
     if not array:
-        return read_image(files[0], large=large)
+        return read_image(files[0], large=large, as_rgb=as_rgb)
     arrays = [read_array(file, nodata, large) for file in files]
     if len({array.shape[:2] for array in arrays}) > 1:
         raise UserError(f"{files[0]} does not have the size of {', '.join(map(str, files[1:]))}")
@@ -205,7 +216,9 @@ def measure_ranges(
     choose_split(sides, "train")  # or raises
     pairs = match_pairs(sides, "train", lambda error: None)  # the dataset reports bad files
     arrays = (bool(ranges[0]), bool(ranges[1]))
-    found = sample_pixels(pairs, lambda pair: read_pair(pair, arrays, nodata), 100)
+    # Images of the other side are not looked at; they may hold class numbers.
+    read = partial(read_pair, arrays=arrays, nodata=nodata, as_rgb=(False, False))
+    found = sample_pixels(pairs, read, 100)
     a, b = map(measure_range, ranges, zip(*found, strict=True), channels, "AB")
     return a, b
 
@@ -218,7 +231,7 @@ def sample_pixels(
     found, errors = [], []
     for pair in evenly(pairs, most):
         try:
-            images = map(np.asarray, read(pair))
+            images = map(np.atleast_3d, read(pair))
         except UserError as error:
             errors.append(error)
             continue

@@ -128,16 +128,20 @@ def too_large(size: str, large: bool) -> UserError:
     return UserError(f"it is {size}, {limit}; evaluate.py --tile translates larger ones")
 
 
-def read_image(path: Path, content: bytes | None = None, large: bool = False) -> Image.Image:
-    """Reads an image file as upright RGB, whatever its mode. `content` are its bytes if they do not
-    come from the disk; `large` is as in `check_pixels`. Raises UserError naming the file."""
+def read_image(
+    path: Path, content: bytes | None = None, large: bool = False, as_rgb: bool = True
+) -> Image.Image:
+    """Reads an image file as upright RGB, whatever its mode; or, not `as_rgb`, upright with the
+    values in the file. `content` are its bytes if they do not come from the disk; `large` is as in
+    `check_pixels`. Raises UserError naming the file."""
     if large:
         Image.MAX_IMAGE_PIXELS = MAX_PIXELS_IN_TILES  # Pillow's own limit
     try:
         if content is None and not path.is_file():  # opening a pipe would wait
             raise UserError("it is missing or not a regular file")
         if path.suffix.lower() == ".npy":
-            raise UserError("an array needs an input_range or a target_range, see docs/own_data.md")
+            either = "an input_range or a target_range, or class numbers in palette.json"
+            raise UserError(f"an array needs {either}, see docs/own_data.md")
         # Opened here: given a name, Pillow maps a TIFF into memory and mixes up its EXIF rotation.
         with (
             open(path, "rb") if content is None else io.BytesIO(content) as file,
@@ -149,7 +153,7 @@ def read_image(path: Path, content: bytes | None = None, large: bool = False) ->
                 image = Image.open(file, formats=("PNG",))
             if image.format in ("TIFF", "WEBP", "PNG") and getattr(image, "n_frames", 1) > 1:
                 note_frames(image.format)
-            return to_mode(image, channels=3)
+            return to_mode(image, channels=3) if as_rgb else upright(image)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except Image.DecompressionBombError as error:
@@ -168,15 +172,22 @@ def note_frames(kind: str) -> None:
     print(f"some {kind} files have several frames or pages; the first is used")
 
 
-def to_mode(image: Image.Image, channels: int) -> Image.Image:
-    """The image in mode L (1 channel) or RGB (3), with its EXIF orientation applied, 16 bits scaled
-    to 8 and transparency blended with white. Raises UserError on 32-bit values."""
+def upright(image: Image.Image) -> Image.Image:
+    """The image, loaded, with its EXIF orientation applied."""
     try:
         image.getexif()
     except Exception:  # damaged EXIF data; the pixels are fine
         image.info.pop("exif", None)
     else:
         image = ImageOps.exif_transpose(image)
+    image.load()
+    return image
+
+
+def to_mode(image: Image.Image, channels: int) -> Image.Image:
+    """The image in mode L (1 channel) or RGB (3), with its EXIF orientation applied, 16 bits scaled
+    to 8 and transparency blended with white. Raises UserError on 32-bit values."""
+    image = upright(image)
     if image.mode.startswith("I;16"):  # Pillow's own conversion would clip or truncate
         image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
     if image.mode in ("I", "F"):

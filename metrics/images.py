@@ -7,11 +7,15 @@ from torch import Tensor
 
 from images.pixels import eight_bits, visible_channels
 
+# The PSNR of two equal images is infinite, and so would be the mean. One step of 8 bits in a single
+# one of 256x256x3 values is 101 dB.
+MAX_PSNR = 100.0
+
 
 def score(output: Tensor, target: Tensor) -> dict[str, float]:
     """L1, PSNR in dB and SSIM of one image, both (1, C, H, W) in [-1, 1]. L1 is the mean absolute
-    difference in that range, as in the training loss; at most 2. PSNR and SSIM are computed in [0,
-    1], since SSIM compares luminance, which is not negative."""
+    difference in that range, as in the training loss; at most 2. PSNR, at most MAX_PSNR, and SSIM
+    are computed in [0, 1], since SSIM compares luminance, which is not negative."""
     from torchmetrics.functional import image as functional  # its import takes seconds
 
     l1 = (output - target).abs().mean()
@@ -20,7 +24,7 @@ def score(output: Tensor, target: Tensor) -> dict[str, float]:
     # SSIM subtracts squared means from convolutions, which cuDNN's TF32 would make inexact.
     with torch.backends.cudnn.flags(enabled=False):
         ssim = functional.structural_similarity_index_measure(output, target, data_range=1.0)
-    return {"l1": l1.item(), "psnr": psnr.item(), "ssim": ssim.item()}
+    return {"l1": l1.item(), "psnr": min(psnr.item(), MAX_PSNR), "ssim": ssim.item()}
 
 
 def sharpness(image: Tensor) -> float:

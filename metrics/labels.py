@@ -1,7 +1,7 @@
 """Scores of label maps (Section 4).
 
-Label maps are images (3, H, W) in [-1, 1]; classes are (H, W) int64, numbered in the order of the
-palette, with void as the number behind the last class.
+Label maps are images (C, H, W) in [-1, 1], C 1 or 3; classes are (H, W) int64, numbered in the
+order of the palette, with void as the number behind the last class.
 """
 
 import torch
@@ -12,9 +12,9 @@ from metrics.palettes import Palette
 
 
 def read_classes(image: Tensor, palette: Palette) -> Tensor:
-    """The class of each pixel, (3, H, W) in [-1, 1] -> (H, W) int64, by the nearest color in RGB:
+    """The class of each pixel, (C, H, W) in [-1, 1] -> (H, W) int64, by the nearest color in RGB:
     networks and JPEG never reproduce a color exactly. Void is the number len(palette.classes)."""
-    pixels = eight_bits(image).flatten(1).T
+    pixels = eight_bits(image).expand(3, -1, -1).flatten(1).T
     colors = pixels.new_tensor([*palette.classes.values(), *palette.void])
     # Not as a matrix product, which cancels, even more so in TF32; in parts, to save memory.
     mode = "donot_use_mm_for_euclid_dist"
@@ -29,6 +29,16 @@ def confusion(true: Tensor, predicted: Tensor, palette: Palette) -> Tensor:
     up to that of the split."""
     size = len(palette.classes) + 1
     return torch.bincount((true * size + predicted).flatten(), minlength=size**2).view(size, size)
+
+
+def class_ious(matrix: Tensor, palette: Palette) -> dict[str, float | None]:
+    """The IoU of each class by name, as in `class_scores`; None if neither the ground truth nor the
+    output has the class."""
+    matrix = matrix[:-1].double()
+    right = matrix.diagonal()
+    union = matrix.sum(1) + matrix.sum(0)[:-1] - right
+    ious = [(r / u).item() if u else None for r, u in zip(right, union, strict=True)]
+    return dict(zip(palette.classes, ious, strict=True))
 
 
 def class_scores(matrix: Tensor) -> dict[str, float]:

@@ -20,7 +20,7 @@ from engine.cli import UserError
 from engine.devices import choose_device
 from engine.files import load_tensors, replacing
 from metrics.labels import class_scores, confusion, read_classes
-from metrics.palettes import Palette, find_palette, title_of, to_palette
+from metrics.palettes import Palette, find_palette, title_of, to_palette, to_values
 
 FORMAT = 1
 WEIGHTS = "reader.pt"
@@ -135,7 +135,7 @@ def save_reader(reader: LabelReader, folder: Path) -> None:
     """Writes reader.pt, atomically. Raises UserError."""
     state = {
         "format": FORMAT,
-        "palette": reader.palette._asdict(),
+        "palette": to_values(reader.palette),
         "crop_size": reader.crop_size,
         "pyramid": {name: value.cpu() for name, value in reader.pyramid.state_dict().items()},
     }

@@ -1,10 +1,16 @@
 """Scores of a split, image by image and as a whole."""
 
+import csv
+import io
+import json
+from pathlib import Path
+
 import numpy as np
 from torch import Tensor
 
+from engine.files import write_text
 from metrics.images import relative_sharpness, score, sharpness
-from metrics.labels import class_scores, confusion, read_classes
+from metrics.labels import class_ious, class_scores, confusion, read_classes
 from metrics.palettes import Palette
 
 
@@ -39,3 +45,18 @@ class SplitScores:
             return {**means, **class_scores(self.matrix)}
         means["sharpness"] = float(relative_sharpness(*self.gradients / len(self.scores)))
         return means
+
+    def ious(self) -> dict[str, float | None]:
+        """The IoU of each class over the split; empty without a palette."""
+        return class_ious(self.matrix, self.palette) if self.palette else {}
+
+
+def write_scores(rows: dict[str, dict], summary: dict, folder: Path) -> None:
+    """Writes scores.csv, a row for each image by name, and scores.json, the summary."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["name", *next(iter(rows.values()))])
+    for name, values in rows.items():
+        writer.writerow([name, *values.values()])
+    write_text(folder / "scores.csv", table.getvalue())
+    write_text(folder / "scores.json", json.dumps(summary, indent=2) + "\n")

@@ -3,7 +3,9 @@
 Images are (C, H, W) floats in [-1, 1], C 1 or 3, unless a task says otherwise.
 """
 
-from collections.abc import Callable
+import contextlib
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,27 @@ from torch import Tensor
 
 from config import Config
 from engine.cli import UserError
+from engine.curves import evenly
 from images.nodata import stray_value
-from images.pairs import Pair, Picture, find_pairs, find_photos, half_of, read_pair, sample_pixels
+from images.outputs import Files
+from images.pairs import (
+    Pair,
+    Picture,
+    find_pairs,
+    find_photos,
+    half_of,
+    read_pair,
+    read_side,
+    sample_pixels,
+)
 from images.pixels import resize, resize_with_nodata, to_tensor
 from images.ranges import to_unit
 from images.reading import is_large, read_image
-from metrics.palettes import find_palette
+from metrics.class_numbers import paint, paint_file, suggest_palette
+from metrics.palettes import FILE, find_palette, is_content, to_values
 
 Refuse = Callable[[UserError], None]  # called for each bad file; stops, or notes it
+SAMPLE = 20  # files in which class numbers are looked for
 
 
 BYTES = 13  # of memory per pixel and channel of a translation in tiles; 10 for 8-bit images
@@ -36,18 +51,29 @@ class Task:
         self.ranges = (config.input_range, config.target_range)  # of x and y
         values = 4 if any(self.ranges) else 1  # bytes of each
         self.bytes_per_pixel = (config.in_channels + config.out_channels) * values
-        self.to_labels = False  # whether the targets are label maps of a known palette
+        self.order = 1 if config.direction == "AtoB" else -1  # of A and B, for x and y
+        # A run keeps its palette of class numbers, so that it needs no dataset.
+        self.palette = find_palette(config) if is_content(config.palette) else None
+
+    @property
+    def numbers(self) -> str:
+        """The palette of the class numbers in B, as text; empty if there are none."""
+        numbered = self.palette and self.palette.numbers
+        return json.dumps(to_values(self.palette)) if numbered else ""
 
     def find(self, split: str, refuse: Refuse) -> tuple[str, list[Pair]]:
         """The pairs of a split, and the split that was used. Raises UserError."""
-        self.to_labels = self.config.direction == "AtoB" and find_palette(self.config) is not None
+        self.palette = find_palette(self.config)
         return find_pairs(Path(self.config.data_root), split, refuse)
 
     def read(self, pair: Pair) -> list[Picture]:
-        """x and y as in their files. Raises UserError."""
-        order = 1 if self.config.direction == "AtoB" else -1
-        a, b = self.ranges[::order]
-        images = list(read_pair(pair, (bool(a), bool(b)), self.config.nodata))[::order]
+        """x and y as in their files, class numbers as their colors. Raises UserError."""
+        a, b = self.ranges[:: self.order]
+        arrays, as_rgb = (bool(a), bool(b)), (True, not self.numbers)
+        left, right = read_pair(pair, arrays, self.config.nodata, as_rgb)
+        if self.numbers:
+            right = paint_file(right, self.palette, (pair.b or pair.a)[0])
+        images = [left, right][:: self.order]
         wanted = (self.config.in_channels, self.config.out_channels)
         found = tuple(
             image.shape[2] if isinstance(image, np.ndarray) else count
@@ -78,12 +104,56 @@ class Task:
                     )
                     return
 
+    def read_input(self, files: Files, large: bool = False) -> Picture:
+        """An image for `translate`, class numbers as their colors; `large` is as in `check_pixels`.
+        Raises UserError."""
+        numbers = self.order == -1 and self.numbers
+        is_array = bool(self.ranges[0])
+        image = read_side(files, is_array, self.config.nodata, large, as_rgb=not numbers)
+        return paint_file(image, self.palette, files[0]) if numbers else image
+
+    def to_colors(self, image: Image.Image) -> Image.Image:
+        """An input in class numbers as its colors; other inputs as they are. Raises UserError."""
+        return paint(image, self.palette) if self.order == -1 and self.numbers else image
+
     def resize(self, images: list[Picture], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """x and y as arrays of a width and height; see `fit`. Target labels are not blended, as the
-        result could be the colors of other classes."""
-        x = fit(images[0], size, self.config.in_channels, self.ranges[0])
-        y = fit(images[1], size, self.config.out_channels, self.ranges[1], self.to_labels)
+        result could be the colors of other classes; nor are inputs in grays, where it would be."""
+        labels, to_labels = self.palette is not None, self.order == 1
+        grays = bool(self.numbers) and self.config.in_channels == 1
+        x = fit(images[0], size, self.config.in_channels, self.ranges[0], not to_labels and grays)
+        y = fit(images[1], size, self.config.out_channels, self.ranges[1], to_labels and labels)
         return x, y
+
+    def check_labels(self, pairs: list[Pair]) -> None:
+        """Prints a line if files look like class numbers and no palette says so."""
+        if self.palette or self.config.palette == "none":
+            return
+        for side, has_range in zip("BA", self.ranges[:: -self.order], strict=True):
+            images = stored(evenly(pairs, SAMPLE), side)
+            found = None if has_range else suggest_palette(images, indices=side == "B")
+            if found:
+                how, content = found
+                swap = "" if side == "B" else ", after exchanging the folders (labels must be B)"
+                file = Path(self.config.data_root, FILE)
+                print(
+                    f"the files of {side} look like class numbers but are read as {how}; put the "
+                    f"following into {file}{swap}, or give --palette none: {content}"
+                )
+                return
+
+    def check_input(self, files: list[Path]) -> str | None:
+        """What is wrong if files to translate look like class numbers but the run takes colors."""
+        reads_numbers = self.order == -1 and self.numbers
+        if reads_numbers or self.ranges[0] or self.config.palette == "none":
+            return None
+        pairs = [Pair(file.name, (file,), (file,)) for file in evenly(files, SAMPLE)]
+        found = suggest_palette(stored(pairs, "A"), indices=False)
+        if not found:
+            return None
+        how, content = found
+        needed = f"class numbers need a run trained with a {FILE} such as {content}"
+        return f"{files[0]} looks like class numbers but is read as {how}; {needed}"
 
     def pair(
         self, x: np.ndarray, y: np.ndarray, random: np.random.Generator
@@ -122,6 +192,16 @@ class Task:
         return None
 
 
+def stored(pairs: list[Pair], side: str) -> Iterator[Picture]:
+    """The images of A or B with the values in their files; without those that cannot be read, which
+    is reported where they are used."""
+    for pair in pairs:
+        files = pair.b if side == "B" and pair.b else pair.a
+        with contextlib.suppress(UserError):
+            image = read_side(files, array=False, as_rgb=False)
+            yield image if pair.b else half_of(image, side)
+
+
 class PhotoTask(Task):
     """Makes x, y or both from photos. Tasks override what differs: `prepare`, `target`,
     `make_pair`, `show` and `translate`."""
@@ -143,6 +223,12 @@ class PhotoTask(Task):
 
     def read(self, pair):
         return [half_of(read_image(pair.a[0]), self.part)]
+
+    def check_labels(self, pairs):
+        pass
+
+    def check_input(self, files):
+        return None
 
     def resize(self, images, size):
         """The photo, of which a square takes the center, and the target for it."""

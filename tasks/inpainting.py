@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from engine.cli import UserError
@@ -75,7 +76,20 @@ def read_masks(folder: Path, size: int, refuse: Callable[[UserError], None]) -> 
         except UserError as error:
             refuse(error)
         else:
-            masks.append(to_tensor(np.asarray(image)) > 0)
+            mask = to_tensor(np.asarray(image)) > 0
+            if mask.any():
+                masks.append(mask)
+            else:
+                refuse(UserError(f"{path} has no white pixels at {size} px; the hole is white"))
     if not masks:
         raise UserError(f"none of the masks in {folder} can be used")
     return tuple(masks)
+
+
+def read_mask(path: Path, large: bool = False) -> Image.Image:
+    """Reads the mask of an image to fill; `large` is as in `check_pixels`. Raises UserError, also
+    if there is nothing to fill."""
+    mask = read_image(path, large=large).convert("L")
+    if mask.getextrema()[1] < 128:
+        raise UserError(f"the mask {path} has no white pixels; the hole must be white")
+    return mask

@@ -45,6 +45,25 @@ def test_outputs_of_one_color_are_reported(run):
     assert not run([0.3], contrast=0.005, target_contrast=0.01)  # as they should
 
 
+def masks(pixels: int) -> list[torch.Tensor]:
+    """Three black masks, the second of which has so many white pixels."""
+    found = [torch.full((3, 32, 32), -1.0) for _ in range(3)]
+    found[1].flatten(1)[:, :pixels] = 1
+    return found
+
+
+@pytest.mark.parametrize("color", [(-1, -1, -1), (0.5, -1, -1)])
+def test_outputs_of_one_color_are_reported_where_many_masks_are_empty(run, tmp_path, color):
+    run([0.3])
+    noise = torch.rand(3, 32, 32) * 2 - 1
+    blank = torch.tensor(color, dtype=torch.float32).view(3, 1, 1).expand(3, 32, 32)
+    for pixels, count in ((5, 1), (0, 0)):
+        save_image(sample_grid([(noise, blank, y) for y in masks(pixels)]), tmp_path / "grid.png")
+        assert len(warnings(tmp_path, tmp_path / "grid.png")) == count
+    save_image(sample_grid([(noise, y, y) for y in masks(5)]), tmp_path / "grid.png")
+    assert not warnings(tmp_path, tmp_path / "grid.png")
+
+
 def test_the_warnings_name_what_the_faq_has(run):
     headings = (REPOSITORY / "docs" / "faq.md").read_text(encoding="utf-8")
     for warning in run([0.0] * 60, contrast=0.0):

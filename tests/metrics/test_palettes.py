@@ -5,11 +5,23 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from config import Config
 from engine.cli import UserError
-from metrics.palettes import PALETTES, Palette, copy_palette, find_palette, palette_name
+from metrics.palettes import (
+    PALETTES,
+    Palette,
+    copy_palette,
+    find_palette,
+    palette_name,
+    parse_palette,
+    spread_colors,
+    to_palette,
+    to_values,
+    trained_palette,
+)
 
 MINE = Palette({"a": (1, 2, 3), 'the "other" één': (4, 5, 6)}, ((0, 0, 0), (255, 255, 255)))
 
@@ -91,6 +103,13 @@ def test_an_unknown_palette(tmp_path):
         ({"classes": {"a": [0, 0, 0]}, "void": [0, 0, 0]}, "is not a palette"),
         ({"classes": {"a": [0, 0, 0], "b": [0, 0, 0]}}, "used once"),
         ({"classes": {"a": [9, 9, 9]}, "void": [[9, 9, 9]]}, "used once"),
+        ({"classes": {"a": 0, "b": [0, 0, 0]}}, "[0, 0, 0] is not a class number, from 0 to 65535"),
+        ({"classes": {"a": 1, "b": 1}}, "one number, used once"),
+        ({"classes": {"a": 1}, "void": [1]}, "used once"),
+        ({"classes": {"a": 1}, "void": 255}, "is not a palette"),
+        ({"classes": {"a": -1}}, "-1 is not a class number"),
+        ({"classes": {"a": 1, "b": True}}, "True is not a class number"),
+        ({"classes": {str(number): number for number in range(1025)}}, "more than 1024"),
     ],
 )
 def test_a_bad_palette_file_is_an_error_in_one_line(tmp_path, content, line):
@@ -100,3 +119,44 @@ def test_a_bad_palette_file_is_an_error_in_one_line(tmp_path, content, line):
     with pytest.raises(UserError) as error:
         find_palette(Config(data_root=str(tmp_path)))
     assert str(file) in str(error.value) and line in str(error.value)
+
+
+# ---- Class numbers ----------------------------------------------------------------------------
+
+NUMBERS = '{"classes": {"road": 7, "ground": 0, "sky": 300}, "void": [255]}'
+
+
+def test_class_numbers_have_distinct_colors():
+    palette = parse_palette(NUMBERS, "here")
+    assert palette.numbers == (7, 0, 300, 255)
+    assert palette.classes["ground"] == (0, 0, 0) and palette.classes["road"] == (255, 255, 255)
+    for count in (1, 2, 8, 9, 34, 300):
+        colors = np.array(spread_colors(list(range(count))))
+        distance = np.linalg.norm(colors[:, None] - colors, axis=2) + 1e9 * np.eye(count)
+        levels = next(levels for levels in range(2, 9) if levels**3 >= count)
+        assert distance.min() >= 255 // (levels - 1)
+
+
+def test_class_numbers_have_even_grays_in_one_channel(tmp_path):
+    config = Config(palette=NUMBERS, in_channels=1)
+    palette = find_palette(config)
+    assert palette.classes == {"road": (85,) * 3, "ground": (0,) * 3, "sky": (255,) * 3}
+    assert palette.void == ((170, 170, 170),)
+    assert find_palette(replace(config, direction="AtoB")) == parse_palette(NUMBERS, "here")
+
+
+def test_palettes_as_values_of_json():
+    for palette in (PALETTES["cityscapes"], PALETTES["facades"], parse_palette(NUMBERS, "here")):
+        values = to_values(palette)
+        assert to_palette(values) == to_palette(json.loads(json.dumps(values))) == palette
+
+
+def test_a_run_keeps_its_class_numbers(tmp_path):
+    (tmp_path / "palette.json").write_text(NUMBERS)
+    config = Config(data_root=str(tmp_path))
+    kept = replace(config, palette=palette_name(config), data_root="elsewhere")
+    assert json.loads(kept.palette) == json.loads(NUMBERS)
+    assert find_palette(kept) == find_palette(config) == trained_palette(kept)
+    with pytest.raises(UserError, match="has class numbers, but this run was trained without"):
+        trained_palette(config)
+    assert find_palette(replace(config, input_range="0 300")) is None  # B holds arrays

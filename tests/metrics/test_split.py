@@ -1,5 +1,6 @@
 """The scores of an image and of a split, against their definitions."""
 
+import json
 import math
 
 import numpy as np
@@ -42,6 +43,17 @@ def test_scores_against_their_definitions():
     result = score(torch.full((1, 3, 32, 32), 2 * a - 1), torch.full((1, 3, 32, 32), 2 * b - 1))
     assert result["ssim"] == pytest.approx((2 * a * b + 1e-4) / (a * a + b * b + 1e-4), abs=1e-4)
     assert score(torch.ones(1, 3, 32, 32), -torch.ones(1, 3, 32, 32))["l1"] == 2
+
+
+def test_an_exact_image_leaves_finite_means():
+    image, other = noise(), noise(seed=1)
+    split = SplitScores()
+    for output in (image, other):
+        split.add(output, image)
+    means = split.summary()
+    assert score(image[None], image[None])["psnr"] == 100
+    assert means["psnr"] == pytest.approx((100 + score(other[None], image[None])["psnr"]) / 2)
+    assert json.loads(json.dumps(means, allow_nan=False)) == means
 
 
 @pytest.mark.parametrize("channels", [1, 3])

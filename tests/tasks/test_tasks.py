@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, save_pair
+from conftest import TINY, refusal, save_pair
 from PIL import Image
 
 import evaluate
@@ -427,3 +427,17 @@ def test_bad_masks_are_refused(tmp_path):
     (mask,) = read_masks(tmp_path, 16, refused.append)
     assert mask.shape == (1, 16, 16) and mask.all()
     assert len(refused) == 2 and "bad.png" in str(refused[0])
+    Image.new("L", (8, 8), 100).save(tmp_path / "empty.png")
+    assert len(read_masks(tmp_path, 16, refused.append)) == 1
+    assert "empty.png has no white pixels at 16 px" in str(refused[-1])
+
+
+def test_an_empty_mask_of_an_input_is_refused(photos, tmp_path, capsys):
+    config = config_for("inpainting", photos, output=tmp_path / "run")
+    assert train.train(config) == 0
+    photo().save(tmp_path / "x.png")
+    Image.new("L", photo().size).save(tmp_path / "mask.png")
+    words = [config.output, "--input", tmp_path / "x.png", "--mask", tmp_path / "mask.png"]
+    assert "mask.png has no white pixels; the hole must be white" in refusal(
+        capsys, evaluate.main, *words
+    )
