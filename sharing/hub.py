@@ -53,6 +53,6 @@ def push_folder(folder: Path, repository: str, patterns: list[str], private: boo
             commit_message="Upload a Pix2Pix generator",
         )
     except Exception as error:  # no network, no token, no access
-        hint = "hf auth login, or HF_TOKEN, gives access"
+        hint = "it takes hf auth login, or HF_TOKEN"
         raise UserError(f"{folder} cannot be pushed to {repository}: {error}; {hint}") from error
     return str(address)
