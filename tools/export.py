@@ -72,9 +72,8 @@ def evaluation_of(run: str | Path) -> Path | None:
     scores = folder / "scores.json"
     if weights and scores.is_file() and scores.stat().st_mtime >= weights[0].stat().st_mtime:
         return folder
-    print(
-        f"no scores and examples for the card; python evaluate.py {cli.shell_quote(run)} has them"
-    )
+    command = f"python evaluate.py {cli.shell_quote(run)}"
+    print(f"the card lacks scores and examples; {command} makes them")
     return None
 
 
