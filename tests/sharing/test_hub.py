@@ -125,7 +125,7 @@ def cut(file: Path, share: float) -> None:
 
 DAMAGES = {
     "config.json cannot be read as JSON: No such file": lambda f: (f / "config.json").unlink(),
-    "config.json cannot be read as JSON: Unterminated": lambda f: cut(f / "config.json", 0.5),
+    "config.json cannot be read as JSON": lambda f: cut(f / "config.json", 0.5),
     "read as JSON: 'utf-8'": lambda f: (f / "config.json").write_bytes(b"\xff"),
     "read as JSON: maximum": lambda f: (f / "config.json").write_text("[" * 100_000),
     "config.json holds no JSON object": lambda f: (f / "config.json").write_text("[]"),
@@ -320,7 +320,10 @@ def empty_hub(tmp_path, monkeypatch):
 
         def do_GET(self):
             file = self.path.partition("/resolve/main/")[2]
-            self.respond(self.files.get(file, b"{}"))
+            if file in self.files:
+                self.respond(self.files[file])
+            else:
+                self.send_error(404)
 
         def respond(self, content: bytes):
             self.send_response(200)
