@@ -42,6 +42,9 @@ ELSEWHERE = {
     r"python -m tests\.(kill|fuzz|soak).*": "short form of `python -m tests.",
 }
 
+# Options of other programs: Docker, Slurm, uv, torch-fidelity.
+OF_OTHERS = ("--ipc", "--shm", "--requeue", "--torch", "--cpu", "--gpu")
+
 # Tables made by an older version name its commands.
 OLD_NAMES = {
     "reproduce.py": "tools.reproduce",
@@ -177,8 +180,7 @@ def test_every_option_exists():
     named = 0
     for page in PAGES:
         for option in re.findall(r"`(--\w+)\b[^`\n]*`", text_of(page)):
-            # Those of Docker are for Docker.
-            assert option in known or option in ("--ipc", "--shm"), (page, option)
+            assert option in known or option in OF_OTHERS, (page, option)
             named += 1
     assert named > 20
 
