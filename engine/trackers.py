@@ -18,12 +18,13 @@ class Tracker:
     def __init__(self, folder: Path, config: Any, resumed: bool):
         """Raises UserError if the package or access is missing."""
         try:
-            import wandb  # its import takes a second
+            from wandb import Image as WandbImage  # takes a second
+            from wandb import init
         except ImportError as error:
             raise UserError("--wandb needs a package: pip install wandb") from error
-        self.wandb = wandb
+        self.image_of = WandbImage
         try:
-            self.run = wandb.init(
+            self.run = init(
                 project=config.wandb,
                 name=folder.name,
                 id=self.identity(folder, resumed),
@@ -44,11 +45,11 @@ class Tracker:
         return file.read_text(encoding="utf-8")
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Steps that it has, it keeps: a run that resumes computes the same again."""
+        """Adds a row. It ignores steps before its last: a run that resumes repeats them exactly."""
         self.run.log(values, step=step)
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
-        self.run.log({name: self.wandb.Image(image)}, step=step)
+        self.run.log({name: self.image_of(image)}, step=step)
 
     def close(self, failed: bool) -> None:
         self.run.finish(exit_code=int(failed))

@@ -3,7 +3,7 @@
 import io
 from pathlib import Path
 
-from PIL import Image
+import PIL.Image
 from tqdm import tqdm
 
 from engine.cli import UserError
@@ -20,8 +20,8 @@ ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP"
 
 def write_pairs(name: str, folder: Path, columns: tuple[str, str] = COLUMNS) -> None:
     """Writes "hf://owner/name[@revision]" as two folders, A/SPLIT and B/SPLIT, from the two image
-    columns of A and B. The files are those of the dataset, byte by byte; formats that this project
-    does not read become PNG. `folder` appears when it is complete. Raises UserError."""
+    columns of A and B. The files are those of the dataset, byte by byte. `folder` appears when it
+    is complete. Raises UserError."""
     splits = load_splits(name, columns)
     with creating_folder(folder) as unfinished:
         for split, rows in splits.items():
@@ -39,15 +39,15 @@ def load_splits(name: str, columns: tuple[str, str]) -> dict:
     """The splits of a dataset, with the encoded images of two columns. Raises UserError."""
     repository, revision = split_name(name)
     try:
-        import datasets  # its import takes seconds
+        from datasets import Image, load_dataset  # takes seconds
     except ImportError as error:
         raise UserError(f"{name} needs a package: pip install datasets") from error
     try:
-        splits = datasets.load_dataset(repository, revision=revision)
+        splits = load_dataset(repository, revision=revision)
     except Exception as error:  # no network, no such name, no access, a full disk
         raise UserError(f"{name} cannot be loaded from the Hugging Face Hub: {error}") from error
     for split, rows in splits.items():
-        images = [key for key, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+        images = [key for key, kind in rows.features.items() if isinstance(kind, Image)]
         for column in columns:
             if column not in images:
                 found = f"its image columns are {', '.join(images) or 'none'}"
@@ -55,7 +55,7 @@ def load_splits(name: str, columns: tuple[str, str]) -> dict:
                     f"{name} has no images {column!r} in {split} ({found}); name those of A and B: "
                     "--columns A B"
                 )
-            rows = rows.cast_column(column, datasets.Image(decode=False))
+            rows = rows.cast_column(column, Image(decode=False))
         splits[split] = rows.select_columns(list(columns))
     return splits
 
@@ -64,10 +64,8 @@ def write_image(encoded: dict, path: Path, where: str) -> None:
     """Writes an image, {"bytes": ..., "path": ...} as in a dataset; `path` lacks its ending."""
     try:
         content = encoded["bytes"] or Path(encoded["path"]).read_bytes()
-        image = Image.open(io.BytesIO(content))
-        if image.format in ENDINGS:
-            path.with_suffix(ENDINGS[image.format]).write_bytes(content)
-        else:
-            image.save(path.with_suffix(".png"))
-    except (TypeError, OSError) as error:  # None, and what is no image
-        raise UserError(f"{where} is no image: {error}") from error
+        with PIL.Image.open(io.BytesIO(content), formats=list(ENDINGS)) as image:
+            ending = ENDINGS.get(image.format, ".jpg")  # or MPO, the JPEG of some cameras
+    except (TypeError, OSError, PIL.Image.DecompressionBombError) as error:  # None, no image, huge
+        raise UserError(f"{where} cannot be read as an image: {error}") from error
+    path.with_suffix(ending).write_bytes(content)
