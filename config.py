@@ -84,6 +84,7 @@ class Config:
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
     fast: bool = True  # false: the textbook step, without engine/fast.py
     log_steps: int = 50  # steps between rows of log.csv
+    wandb: str = ""  # also log to this project of Weights & Biases; empty: do not
     validate_epochs: int = 10  # epochs between validations, each with a sample grid
     validate_images: int = 0  # at most so many in a validation, evenly chosen; 0: all of val
     sample_images: int = 6  # validation images in the sample grid
@@ -269,7 +270,7 @@ def require_data(config: Config) -> None:
 # fmt: off
 CHANGEABLE = {
     "data_root", "palette", "bad_files", "cache_gb", "num_workers", "epochs", "decay_epochs",
-    "device", "precision", "fast", "log_steps", "validate_epochs", "validate_images",
+    "device", "precision", "fast", "log_steps", "wandb", "validate_epochs", "validate_images",
     "sample_images", "save_epochs", "save_minutes", "keep_epochs", "best_by", "patience",
 }
 # fmt: on

@@ -169,6 +169,7 @@ LINES = (
     "L1 {l1:.4f}   PSNR {psnr:.2f} dB   SSIM {ssim:.4f}",
     "mean absolute error {mae:.6g} in the units of the targets",
     "sharpness {sharpness:.3f} relative to the targets",
+    "color histogram intersection: L {histogram_l:.3f}   a {histogram_a:.3f}   b {histogram_b:.3f}",
     "labels: per-pixel {pixel_accuracy:.3f}   per-class {class_accuracy:.3f}   "
     "IoU {class_iou:.3f}   ({classes_present} classes present)",
     "labels read from outputs (not by FCN-8s): per-pixel {read_pixel_accuracy:.3f}   per-class "

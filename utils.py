@@ -91,6 +91,7 @@ def load_discriminator(path: str | Path, device: str = "cpu") -> PatchDiscrimina
 def load_any_checkpoint(path: str | Path) -> dict:
     """The checkpoint of anything that `load_generator` accepts; at least its generator and its
     configuration. Raises UserError."""
+    junyanz.refuse_address(path)
     if is_export(path):
         return read_export(path)
     if Path(path).is_dir() and not checkpoint_files(path):

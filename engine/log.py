@@ -1,4 +1,4 @@
-"""What a run measures: mean losses and speed, log.csv and TensorBoard."""
+"""What a run measures: mean losses and speed, log.csv, TensorBoard and a tracker."""
 
 import contextlib
 import csv
@@ -14,6 +14,7 @@ from torch import Tensor
 from engine.cli import UserError
 from engine.files import flush_to_disk, reporting_write_errors, retry_while_locked, write_text
 from engine.processes import Processes
+from engine.trackers import Tracker
 
 
 class Meter:
@@ -66,14 +67,16 @@ class Meter:
 
 
 class Log:
-    """log.csv and the TensorBoard events of a run. A row holds what was measured at its step; the
-    other columns are empty. A run that resumes after `step` drops later rows, which it will write
-    again; a new run, after step -1, all of them. Raises UserError if they cannot be written."""
+    """log.csv, the TensorBoard events and perhaps a tracker of a run. A row holds what was measured
+    at its step; the other columns are empty. A run that resumes after `step` drops later rows,
+    which it will write again; a new run, after step -1, all of them. Raises UserError if they
+    cannot be written."""
 
-    def __init__(self, folder: Path, columns: list[str], step: int):
+    def __init__(self, folder: Path, columns: list[str], step: int, tracker: Tracker | None = None):
         from torch.utils.tensorboard import SummaryWriter  # its import takes half a second
 
         self.path = folder / "log.csv"
+        self.tracker = tracker
         self.columns = columns
         self.pending = {}  # the row of the current step
         self.lines = ""  # whole rows that log.csv lacks
@@ -89,9 +92,12 @@ class Log:
 
     def write(self, step: int, **values: float) -> None:
         """Adds values to the row of a step. It is written when the next begins, or by `flush`."""
+        self.begin(step)
+        self.pending |= {"step": step, **values}
+
+    def begin(self, step: int) -> None:
         if self.pending.get("step", step) != step:
             self.write_row()
-        self.pending |= {"step": step, **values}
 
     def write_row(self) -> None:
         row, self.pending = self.pending, {}
@@ -100,9 +106,12 @@ class Log:
             with contextlib.suppress(PermissionError):  # they are written with the next row
                 self.append()
             step = row.pop("step", 0)
-            for name, value in row.items():
-                title = re.sub("^(loss|val)_", r"\1/", name)  # TensorBoard groups by them
+            # Both group by what precedes a slash.
+            titled = {re.sub("^(loss|val)_", r"\1/", name): value for name, value in row.items()}
+            for title, value in titled.items():
                 self.events.add_scalar(title, value, step)
+        if self.tracker and titled:
+            self.tracker.log(step, titled)
 
     def append(self) -> None:
         """Windows refuses it while another program, such as Excel, has log.csv open."""
@@ -111,6 +120,9 @@ class Log:
         self.lines = ""
 
     def image(self, name: str, image: Image.Image, step: int) -> None:
+        self.begin(step)  # a tracker takes steps in order
+        if self.tracker:
+            self.tracker.image(step, name, image)
         self.events.add_image(name, np.asarray(image), step, dataformats="HWC")
 
     def flush(self) -> None:
@@ -122,9 +134,15 @@ class Log:
 
     def close(self) -> None:
         self.write_row()
-        self.events.close()
+        self.stop(failed=False)
         with reporting_write_errors(self.path):
             retry_while_locked(self.append)
+
+    def stop(self, failed: bool) -> None:
+        """Ends the threads of TensorBoard and the tracker."""
+        self.events.close()
+        if self.tracker:
+            self.tracker.close(failed)
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:

@@ -21,6 +21,7 @@ from engine.files import save_image, tensors_of
 from engine.log import Log, Meter, read_log
 from engine.processes import Processes, StopRequest
 from engine.schedule import Schedule
+from engine.trackers import Tracker
 
 
 @dataclass
@@ -49,8 +50,7 @@ class Run:
         self.warned = set()
 
     def __enter__(self):
-        start = self.order.start if self.resumed else -1
-        self.log = Log(self.folder, self.columns, start) if self.processes.first else None
+        self.log = self.open_log() if self.processes.first else None
         if self.log and (self.checkpoints / "best.pt").exists():
             _, scores = read_log(self.folder).get(f"val_{self.config.best_by}", (0, []))
             self.scores = list(scores)
@@ -73,7 +73,13 @@ class Run:
             self.log.close()
             draw_progress(self.folder)
         elif self.log:
-            self.log.events.close()  # it has a thread
+            self.log.stop(failed=True)
+
+    def open_log(self) -> Log:
+        start = self.order.start if self.resumed else -1
+        tracked = self.config.wandb  # first: it may fail, and log.csv stays as it is
+        tracker = Tracker(self.folder, self.config, self.resumed) if tracked else None
+        return Log(self.folder, self.columns, start, tracker)
 
     def step_done(
         self, step: int, losses: dict[str, Tensor], images: list[str], **values: float

@@ -9,20 +9,28 @@ import numpy as np
 from torch import Tensor
 
 from engine.files import write_text
-from metrics.images import relative_sharpness, score, sharpness
+from metrics.images import (
+    BINS,
+    intersections,
+    lab_histograms,
+    relative_sharpness,
+    score,
+    sharpness,
+)
 from metrics.labels import class_ious, class_scores, confusion, read_classes
 from metrics.palettes import Palette
 
 
 class SplitScores:
     """Collects the scores of a split. All images are scored by L1, PSNR and SSIM; label maps, whose
-    `palette` is given, also by class, and photos by sharpness."""
+    `palette` is given, also by class, and photos by sharpness and colors."""
 
     def __init__(self, palette: Palette | None = None):
         self.palette = palette
         self.scores = []  # of each image
         self.matrix = 0  # sums over the split; pairs are (output, target)
         self.gradients = np.zeros(2)
+        self.histograms = np.zeros((2, 3, BINS))
 
     def add(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """Adds one image and returns its scores. output, target: (C, H, W) in [-1, 1]."""
@@ -35,6 +43,7 @@ class SplitScores:
             return {**scores, "pixel_accuracy": class_scores(matrix)["pixel_accuracy"]}
         gradients = sharpness(output), sharpness(target)
         self.gradients += gradients
+        self.histograms += [lab_histograms(output), lab_histograms(target)]
         return {**scores, "sharpness": relative_sharpness(*gradients)}
 
     def summary(self) -> dict[str, float]:
@@ -44,6 +53,8 @@ class SplitScores:
         if self.palette:
             return {**means, **class_scores(self.matrix)}
         means["sharpness"] = float(relative_sharpness(*self.gradients / len(self.scores)))
+        for name, share in zip("lab", intersections(*self.histograms), strict=True):
+            means[f"histogram_{name}"] = float(share)
         return means
 
     def ious(self) -> dict[str, float | None]:

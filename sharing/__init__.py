@@ -1,1 +1,1 @@
-"""Generators from elsewhere: exports, the Hugging Face Hub, weights of junyanz's port."""
+"""To and from elsewhere: exports, the Hugging Face Hub, downloads, weights of junyanz's port."""

@@ -17,6 +17,27 @@ from discriminator import PatchDiscriminator
 from engine.cli import UserError
 from generator import UNetGenerator
 
+SOURCE = "http://efrosgans.eecs.berkeley.edu/pix2pix/models-pytorch"
+FILE = "latest_net_G.pth"
+GENERATORS = {  # on that server, and what each is given and makes
+    "facades_label2photo": "label maps -> photos of facades",
+    "map2sat": "maps -> aerial photos",
+    "sat2map": "aerial photos -> maps",
+    "edges2shoes": "edges -> photos of shoes",
+    "day2night": "photos by day -> by night",
+}
+
+
+def refuse_address(path: str | Path) -> None:
+    """Raises UserError if `path` is the address of a file, rather than a file."""
+    if not re.match("https?:/", str(path)):
+        return
+    name = str(path).rpartition("/")[2].removesuffix(".pth")
+    how = "download it and name the file"
+    if name in GENERATORS:
+        how = f"python -m tools.download {name} --weights fetches it"
+    raise UserError(f"{path} is no file; {how}")
+
 
 def read_checkpoint(path: Path) -> dict:
     """A latest_net_G.pth as a checkpoint of this project, with the latest_net_D.pth beside it if

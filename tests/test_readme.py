@@ -29,16 +29,21 @@ ELSEWHERE = {
     r"pip install .*": "pip install",
     r"pytest\b.*": "pytest",
     r"tensorboard --logdir \S+": "EventAccumulator",
-    r"python -m tools\.download \w+": "tools.download",
+    r"python -m tools\.download .*": "tools.download",
+    r"python -m tools\.export .* --push .*": "--push",
+    r"python train\.py .* --wandb .*": "WANDB_MODE",
     r"python -m tools\.make_demo": "make_demo",
     r"python -m tools\.study.*": "tools.study",
     r"python -m tools\.benchmark.*": "tools.benchmark",
     r"python -m tools\.tables": "tools.tables",
     r"python -m tools\.draw.*": "tools.draw",
     r"python -m tools\.export .*--web.*": "--web",
-    r"python .* latest_net_G\.pth .*": "latest_net_G.pth",
+    r"python .*latest_net_G\.pth .*": "latest_net_G.pth",
     r"python -m tests\.(kill|fuzz|soak).*": "short form of `python -m tests.",
 }
+
+# Options of other programs: Docker, Slurm, uv, torch-fidelity.
+OF_OTHERS = ("--ipc", "--shm", "--requeue", "--torch", "--cpu", "--gpu")
 
 # Tables made by an older version name its commands.
 OLD_NAMES = {
@@ -175,8 +180,7 @@ def test_every_option_exists():
     named = 0
     for page in PAGES:
         for option in re.findall(r"`(--\w+)\b[^`\n]*`", text_of(page)):
-            # Those of Docker are for Docker.
-            assert option in known or option in ("--ipc", "--shm"), (page, option)
+            assert option in known or option in OF_OTHERS, (page, option)
             named += 1
     assert named > 20
 
@@ -190,7 +194,7 @@ def workspace(tmp_path_factory) -> Path:
     folder.mkdir()
     for file in REPOSITORY.glob("*.py"):
         shutil.copy(file, folder)
-    for package in ("engine", "tasks", "metrics", "tools"):
+    for package in ("engine", "images", "sharing", "tasks", "metrics", "tools"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / package, folder / package, ignore=ignored)
     (folder / "data").mkdir()

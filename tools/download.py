@@ -1,31 +1,30 @@
-"""Downloads a dataset of the paper from its authors, to where its preset expects it.
+"""Downloads a dataset of the paper, or a generator that its authors trained.
 
-    python -m tools.download facades              to data/facades
+    python -m tools.download facades                a dataset, to data/facades
     python -m tools.download maps --output /big/disk
+    python -m tools.download hf://huggan/facades    a dataset of pairs on the Hugging Face Hub
+    python -m tools.download hf://owner/name --columns left right
+    python -m tools.download facades_label2photo    a generator of the PyTorch port, to runs/
+    python -m tools.download edges2shoes --weights  a generator with the name of a dataset
 
 An interrupted download resumes, by itself or when the command is repeated. Nothing is written
-outside of the dataset's folder, which appears only when it is complete.
+outside of the folder of the dataset or generator, which appears only when it is complete.
 """
 
 import argparse
-import gzip
-import shutil
-import tarfile
-import time
-import zlib
-from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
-
-from tqdm import tqdm
 
 from engine import cli
 from engine.cli import UserError
 from engine.files import creating_folder
 from metrics.palettes import PALETTES, copy_palette
+from sharing import junyanz
+from sharing.downloads import download, unpack
+from sharing.hub import is_on_hub, split_name
+from sharing.hub_pairs import COLUMNS, COPIES, write_pairs
 
-SOURCE = "http://efrosgans.eecs.berkeley.edu/pix2pix/datasets"
+SERVER = "http://efrosgans.eecs.berkeley.edu/pix2pix"
+SOURCE = f"{SERVER}/datasets"
 
 DATASETS = {  # and their terms; README.md has their origin and what to cite
     "facades": "research only: https://cmp.felk.cvut.cz/~tylecr1/facade",
@@ -38,101 +37,91 @@ DATASETS = {  # and their terms; README.md has their origin and what to cite
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = cli.Parser(__doc__, "python -m tools.download NAME [--output FOLDER] [--source URL]")
-    parser.add_argument("name", help=", ".join(DATASETS), metavar="NAME")
-    parser.add_argument("--output", default="data", metavar="FOLDER", help="default: data")
-    parser.add_argument("--source", default=SOURCE, metavar="URL", help=f"default: {SOURCE}")
+    """`name`, `weights` (whether it is a generator), `output`, `source`, `columns`."""
+    parser = cli.Parser(__doc__, "python -m tools.download NAME [--output FOLDER] ...")
+    add = parser.add_argument
+    known = [*DATASETS, *junyanz.GENERATORS]
+    add("name", help=", ".join(dict.fromkeys([*known, "hf://owner/name"])), metavar="NAME")
+    add("--output", metavar="FOLDER", help="default: data; for generators: runs")
+    add("--source", metavar="URL", help=f"default: {SOURCE}; {junyanz.SOURCE}")
+    add("--weights", action="store_true", help="NAME is a generator, not a dataset")
+    add("--columns", nargs=2, metavar="NAME", help="hf://: those of A and B (imageA imageB)")
     options = parser.parse_args(argv)
-    if options.name not in DATASETS:
-        hint = cli.did_you_mean(options.name, DATASETS)
-        raise UserError(f"unknown dataset {options.name!r}{hint}")
+    name, on_hub = options.name, is_on_hub(options.name)
+    if options.columns and not on_hub:
+        raise UserError("--columns is for datasets of the Hub, hf://owner/name")
+    if on_hub and (options.source or options.weights):
+        raise UserError(f"{name} is a dataset of the Hub: --source and --weights do not fit it")
+    options.weights |= name in junyanz.GENERATORS and name not in DATASETS
+    known = junyanz.GENERATORS if options.weights else known
+    if not on_hub and name not in known:
+        kind = "generator" if options.weights else "dataset"
+        raise UserError(f"unknown {kind} {name!r}{cli.did_you_mean(name, known)}")
+    options.output = options.output or ("runs" if options.weights else "data")
     return options
 
 
-ATTEMPTS = 5  # in a row that end without a new byte
-BLOCK = 2**20
-
-
-def download(url: str, path: Path) -> None:
-    """Fetches a file, resuming an earlier attempt. Raises UserError."""
-    part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part.touch()
-    failures = 0
-    while True:
-        have = part.stat().st_size
+def download_dataset(name: str, folder: Path, source: str) -> None:
+    """Downloads an archive of the authors and unpacks it as `folder`. Raises UserError."""
+    print(f"{name}: {DATASETS[name]} (origin and citation: data/README.md)", flush=True)
+    archive = folder.with_name(f"{name}.tar.gz")
+    if not archive.exists():
         try:
-            fetch_rest(url, part)
-            break
-        except (HTTPError, ValueError) as error:  # trying again would not help
-            raise UserError(f"{url} cannot be downloaded: {error}") from error
-        except (OSError, HTTPException) as error:
-            failures = 0 if part.stat().st_size > have else failures + 1
-            if failures == ATTEMPTS:
-                raise UserError(f"{url} cannot be downloaded: {error}; try again later") from error
-            time.sleep(failures)
-    part.replace(path)
+            download(f"{source.rstrip('/')}/{archive.name}", archive)
+        except UserError as error:
+            if name not in COPIES:
+                raise
+            command = f"python -m tools.download hf://{COPIES[name]}"
+            raise UserError(f"{error}; or, from the Hugging Face Hub: {command}") from error
+    unpack(archive, folder)
+    archive.unlink()
 
 
-def fetch_rest(url: str, part: Path) -> None:
-    """Appends what `part` lacks. Raises OSError if the connection breaks."""
-    have = part.stat().st_size
-    headers = {"Range": f"bytes={have}-"} if have else {}
+def download_generator(name: str, folder: Path, source: str) -> Path:
+    """Downloads a generator of the port into `folder` and checks it. Returns the file. Raises
+    UserError."""
+    print(f"{name}: {junyanz.GENERATORS[name]}, trained by the authors of the port", flush=True)
+    file = folder.with_name(f"{name}.pth")
+    if not file.exists():
+        download(f"{source.rstrip('/')}/{file.name}", file)
     try:
-        response = urlopen(Request(url, headers=headers), timeout=60)
-    except HTTPError as error:
-        if error.code == 416 and have:  # nothing is left
-            return
-        raise
-    with response, open(part, "ab") as file:
-        if response.status != 206:  # sent from the beginning
-            have = 0
-            file.truncate(0)
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        with tqdm.wrapattr(file, "write", total, initial=have, desc=part.stem) as out:
-            shutil.copyfileobj(response, out, BLOCK)
-    if total and part.stat().st_size < total:
-        raise OSError("the connection broke")
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks a .tar.gz that holds one folder, as `folder`: all of it or nothing. Raises
-    UserError, and deletes the archive if it is damaged."""
-    try:
-        with (
-            creating_folder(folder) as unfinished,
-            gzip.open(archive) as file,
-            tarfile.TarFile(fileobj=file) as tar,
-        ):
-            for member in tqdm(tar, f"unpacking {archive.name}", unit="file"):
-                tar.extract(member, unfinished.parent, filter="data")  # nothing outside, no devices
-            file.read()  # the checksum at its end is compared, which tarfile does not reach
-    except (tarfile.ReadError, zlib.error, EOFError, gzip.BadGzipFile) as error:
-        archive.unlink()  # or the next attempt would use it
-        raise UserError(f"{archive} was damaged ({error}) and is deleted; try again") from error
-    except (tarfile.TarError, ValueError, OSError) as error:
-        raise UserError(f"{archive} cannot be unpacked: {error}") from error
+        config = junyanz.read_checkpoint(file)["config"]
+    except UserError as error:
+        file.unlink()  # or the next attempt would use it
+        raise UserError(f"{error}; it is deleted, try again") from error
+    with creating_folder(folder) as unfinished:
+        unfinished.mkdir()
+        file.replace(unfinished / junyanz.FILE)
+    print(f"wrote {folder / junyanz.FILE}: a U-Net, {config['base_channels']} filters")
+    return folder / junyanz.FILE
 
 
 def main(argv=None) -> int:
     options = parse_arguments(argv)
-    name, folder = options.name, Path(options.output, options.name)
+    on_hub = is_on_hub(options.name)
+    name = Path(split_name(options.name)[0]).name if on_hub else options.name
+    folder = Path(options.output, name)
     if folder.exists():
         raise UserError(f"{folder} already exists; remove it to download it again")
-    print(f"{name}: {DATASETS[name]} (origin and citation: data/README.md)", flush=True)
-    archive = folder.with_name(f"{name}.tar.gz")
-    if not archive.exists():
-        download(f"{options.source.rstrip('/')}/{archive.name}", archive)
-    unpack(archive, folder)
-    archive.unlink()
+    if options.weights:
+        file = download_generator(name, folder, options.source or junyanz.SOURCE)
+        print(f"next: python evaluate.py {cli.shell_quote(file)} --input x.jpg --output y.png")
+        return 0
+    if on_hub:
+        repository = split_name(options.name)[0]
+        print(f"{name}: terms and origin at https://huggingface.co/datasets/{repository}")
+        write_pairs(options.name, folder, options.columns or COLUMNS)
+    else:
+        download_dataset(name, folder, options.source or SOURCE)
     if name in PALETTES:
         copy_palette(name, folder)
-    counts = {split: len(list(folder.glob(f"{split}/*"))) for split in ("train", "val", "test")}
+    base = folder / "A" if on_hub else folder
+    counts = {split: len(list(base.glob(f"{split}/*"))) for split in ("train", "val", "test")}
     found = ", ".join(f"{split} {count}" for split, count in counts.items() if count)
-    print(f"wrote {folder}: {found} images")
-    preset = "day2night" if name == "night2day" else name
-    elsewhere = "" if folder == Path("data") / name else f" --data_root {cli.shell_quote(folder)}"
+    print(f"wrote {folder}: {found} {'pairs' if on_hub else 'images'}")
+    preset = {"night2day": "day2night"}.get(name, name if name in DATASETS else "facades")
+    expected = name in DATASETS and folder == Path("data") / name  # by the preset
+    elsewhere = "" if expected else f" --data_root {cli.shell_quote(folder)}"
     print(f"next: python train.py {preset}{elsewhere}")
     return 0
 

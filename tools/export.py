@@ -2,29 +2,30 @@
 
     python -m tools.export runs/mine                                   writes runs/mine/export
     python -m tools.export runs/mine --precision int8 --output shared  a quarter of the size
+    python -m tools.export runs/mine --push owner/name                 uploads it to the Hub
     python -m tools.export runs/mine --onnx mine.onnx                  for use without PyTorch
     python -m tools.export runs/mine --onnx mine.onnx --no_dropout     deterministic
     python -m tools.export runs/mine --web site                        a page to draw on
     python -m tools.export runs/mine --space space                     for a Hugging Face Space
 
 evaluate.py and `utils.load_generator` accept the folder, and hf://owner/name once it is uploaded.
+The model card shows the test scores and three test images, if evaluate.py has written them.
 Input and output of the ONNX file are float32 (N, C, H, W) in [-1, 1], of any height and width.
 """
 
 import argparse
 import dataclasses
 import json
-from pathlib import Path, PurePath
+import re
+from pathlib import Path
 
-import safetensors.torch
-from torch import Tensor, nn
-
-from config import Config
 from engine import cli
 from engine.cli import UserError
-from engine.files import replacing, write_text
-from sharing.exports import CARD, DESCRIPTION, EXPORT_FILES, WEIGHTS, is_export, quantize
-from utils import load_generator, run_folder
+from engine.files import replacing
+from sharing.card import EXAMPLES, OUTPUTS
+from sharing.exports import EXPORT_FILES, is_export, without_paths, write_export
+from sharing.hub import push_folder
+from utils import checkpoint_files, load_generator, run_folder
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -34,6 +35,8 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--output", metavar="FOLDER", help="default: export, in the run folder")
     add("--precision", choices=("float32", "half", "int8"), help="of the weights; default: float32")
     add("--no_ema", action="store_true", help="the weights instead of their EMA")
+    add("--push", metavar="OWNER/NAME", help="upload the folder to the Hugging Face Hub")
+    add("--private", action="store_true", help="--push: a new repository is not public")
     add("--onnx", metavar="FILE", help="write this ONNX file instead of a folder")
     add("--no_dropout", action="store_true", help="ONNX: leave out the noise")
     add("--web", metavar="FOLDER", help="write a static site to draw on instead")
@@ -44,81 +47,34 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     cli.check_mode(options, "web", needed_by=["runtime"], excludes=[*others, "space"])
     cli.check_mode(options, "space", needed_by=[], excludes=others)
     cli.check_mode(options, "onnx", needed_by=["no_dropout"], excludes=["output", "precision"])
+    cli.check_mode(options, "push", needed_by=["private"], excludes=["onnx", "web", "space"])
+    if options.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", options.push):
+        raise UserError(f"--push is {options.push!r}; it must be owner/name")
     return options
 
 
 def export_generator(
-    run: str | Path, folder: str | Path, precision: str = "float32", ema: bool = True
+    run: str | Path,
+    folder: str | Path,
+    precision: str = "float32",
+    ema: bool = True,
+    name: str | None = None,
 ) -> None:
     """Exports the generator of `run`, anything `load_generator` accepts, into a folder that it
-    accepts as well. An earlier export there is replaced, except for its card. `precision` is
-    "float32", "half" (float16) or "int8" (convolutions only, with a scale for each output channel).
-    Raises UserError, also if the folder holds other files."""
-    folder = Path(folder)
-    others = {file.name for file in folder.glob("[!.]*")} - {*EXPORT_FILES, "examples"}
-    if others:
-        raise UserError(f"{folder} holds other files ({min(others)}); choose an empty folder")
-    generator = load_generator(run, ema=ema)
-    config = without_paths(generator.config)
-    weights = stored_weights(generator, precision)
-    if not all(value.isfinite().all() for value in weights.values()):
-        raise UserError(f"some weights are too large for {precision}; choose another --precision")
-    version = 2 if precision == "int8" else 1  # of the format, see sharing/exports.py
-    description = {"format": version, "config": dataclasses.asdict(config)}
-    if (folder / CARD).exists():
-        print(f"{folder / CARD} is kept, as it may have been edited")
-    else:
-        title = PurePath(config.data_root).name if config.task == "pairs" else config.task
-        card = MODEL_CARD.format(title=title, stored=precision, **dataclasses.asdict(config))
-        write_text(folder / CARD, card)
-    write_text(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
-    with replacing(folder / WEIGHTS) as temporary:  # last, as they make it an export
-        temporary.write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
+    accepts as well; see `write_export`. Raises UserError."""
+    evaluation = evaluation_of(run) if Path(run).is_dir() and not is_export(run) and ema else None
+    write_export(load_generator(run, ema=ema), Path(folder), precision, evaluation, name)
 
 
-def stored_weights(generator: nn.Module, precision: str) -> dict[str, Tensor]:
-    """The generator's weights in a precision."""
-    weights = generator.state_dict()
-    if precision == "half":
-        return {name: value.half() for name, value in weights.items()}
-    if precision == "int8":
-        # The output channels are dimension 0 of a convolution and 1 of a transposed one.
-        for name, layer in generator.named_modules():
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                axis, key = int(isinstance(layer, nn.ConvTranspose2d)), f"{name}.weight"
-                weights[key], weights[f"{key}.scale"] = quantize(weights[key], axis)
-    return weights
-
-
-def without_paths(config: Config) -> Config:
-    """The configuration with absolute paths cut to their last name: the rest is private."""
-    names = ("data_root", "output", "mask", "palette", "init")
-    paths = {name: PurePath(getattr(config, name)) for name in names}
-    names = {name: path.name or "." for name, path in paths.items() if path.is_absolute()}
-    return dataclasses.replace(config, **names)
-
-
-MODEL_CARD = """---
-library_name: pytorch
-pipeline_tag: image-to-image
-tags: [pix2pix]
----
-
-# Pix2Pix generator: {title}
-
-The generator of *Image-to-Image Translation with Conditional Adversarial Networks* (Isola et al.,
-CVPR 2017): task {task}, direction {direction} (A is the left half of a pair), {in_channels} input
-and {out_channels} output channels, trained on {crop_size} px crops, stored as {stored}.
-config.json holds the training configuration. From the folder of the Pix2Pix code:
-
-    from PIL import Image
-    from utils import load_generator, translate
-
-    generator = load_generator("FOLDER")  # the folder of this file, or "hf://owner/name"
-    translate(generator, Image.open("x.png")).save("y.png")
-
-The terms of the training data also apply to this generator.
-"""
+def evaluation_of(run: str | Path) -> Path | None:
+    """What evaluate.py wrote for the test split, unless the run has trained on since then."""
+    folder, weights = run_folder(run) / "test", checkpoint_files(run)
+    scores = folder / "scores.json"
+    if weights and scores.is_file() and scores.stat().st_mtime >= weights[0].stat().st_mtime:
+        return folder
+    command = f"python evaluate.py {cli.shell_quote(run)}"
+    print(f"the card lacks scores and examples; {command} makes them")
+    return None
 
 
 def export_onnx(run: str | Path, path: str | Path, noise: bool = True, ema: bool = True) -> None:
@@ -151,10 +107,16 @@ def main(argv=None) -> int:
     else:
         default = (Path() if is_export(run) else run_folder(run)) / "export"
         folder = Path(options.output or default)
-        export_generator(run, folder, options.precision or "float32", ema)
+        name = f"hf://{options.push}" if options.push else None
+        export_generator(run, folder, options.precision or "float32", ema, name)
         print(f"wrote {folder}: {', '.join(EXPORT_FILES)}")
-        print(f"next: python evaluate.py {cli.shell_quote(folder)} --input x.jpg --output y.png")
-        print(f"to share: hf upload owner/name {folder}   (then load hf://owner/name)")
+        if options.push:
+            files = [*EXPORT_FILES, f"{EXAMPLES}/*.png", f"{OUTPUTS}/*.png"]
+            print("pushed to", push_folder(folder, options.push, files, options.private))
+        shared = name or cli.shell_quote(folder)
+        print(f"next: python evaluate.py {shared} --input x.jpg --output y.png")
+        if not options.push:
+            print(f"to share: python -m tools.export {cli.shell_quote(run)} --push owner/name")
     return 0
 
 

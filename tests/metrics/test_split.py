@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from images.pixels import eight_bits, to_image, to_tensor
-from metrics.images import score, sharpness
+from metrics.images import intersections, lab_histograms, score, sharpness
 from metrics.split import SplitScores
 
 
@@ -81,6 +81,19 @@ def test_blur_lowers_sharpness():
     assert sharpness(blurred(blurred(image))) < 0.5 * sharpness(blurred(image))
 
 
+def test_color_histograms_by_hand():
+    """White has L 100, sRGB red (53, 80, 67)."""
+    half = torch.cat([flat(255, 255, 255), flat(255, 0, 0)], dim=2)
+    counts = lab_histograms(half)
+    assert counts.shape == (3, 100) and (counts.sum(1) == 2 * 32 * 32).all()
+    assert {*np.flatnonzero(counts[0])} == {53, 99}
+    assert {*np.flatnonzero(counts[1])} == {50, 86} or {*np.flatnonzero(counts[1])} == {49, 86}
+    white = lab_histograms(flat(255, 255, 255))
+    assert intersections(counts, white) == pytest.approx([0.5, 0.5, 0.5])
+    assert (intersections(white, 7 * white) == 1).all()  # of shares, not of numbers
+    assert (intersections(lab_histograms(flat(255, 0, 0)), white) == 0).all()
+
+
 # ---- Splits -----------------------------------------------------------------------------------
 
 
@@ -91,6 +104,12 @@ def test_photos_are_scored_over_the_split_not_per_image():
     assert first["sharpness"] < 0.3 and second["sharpness"] == 1
     assert first.keys() == second.keys() == {"l1", "psnr", "ssim", "sharpness"}
     result = split.summary()
+    counts = [
+        sum(map(lab_histograms, images))
+        for images in ((blurred(sharp), soft), (sharp[:, :28, :28], soft))
+    ]
+    shares = [result[f"histogram_{name}"] for name in "lab"]
+    assert shares == pytest.approx(intersections(*counts)) and 0.3 < min(shares) < max(shares) < 1
     outputs = sharpness(blurred(sharp)) + sharpness(soft)
     targets = sharpness(sharp[:, :28, :28]) + sharpness(soft)
     assert result["sharpness"] == pytest.approx(outputs / targets, rel=1e-4)
@@ -101,8 +120,10 @@ def test_photos_are_scored_over_the_split_not_per_image():
 def test_gray_images_have_the_same_scores():
     split = SplitScores()
     split.add(noise(1), noise(1))
-    assert split.summary().keys() == {"l1", "psnr", "ssim", "sharpness"}
+    names = {"l1", "psnr", "ssim", "sharpness", "histogram_l", "histogram_a", "histogram_b"}
+    assert split.summary().keys() == names
     assert split.summary()["sharpness"] == pytest.approx(1)
+    assert split.summary()["histogram_l"] == 1
 
 
 def test_flat_images():

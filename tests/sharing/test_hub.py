@@ -1,10 +1,12 @@
 """Exported generators: int8 weights, damaged folders, and the Hub, played by a local server."""
 
+import base64
 import contextlib
 import dataclasses
 import hashlib
 import io
 import json
+import os
 import shutil
 import sys
 import threading
@@ -23,7 +25,16 @@ from config import Config
 from engine import cli
 from engine.cli import UserError
 from images.reading import read_image
-from sharing.exports import WEIGHTS, dequantize, is_export, quantize, read_export
+from sharing.exports import (
+    EXPORT_FILES,
+    WEIGHTS,
+    dequantize,
+    is_export,
+    quantize,
+    read_export,
+    write_export,
+)
+from tools import export
 from utils import build_generator, load_generator, translate
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -114,7 +125,7 @@ def cut(file: Path, share: float) -> None:
 
 DAMAGES = {
     "config.json cannot be read as JSON: No such file": lambda f: (f / "config.json").unlink(),
-    "config.json cannot be read as JSON: Unterminated": lambda f: cut(f / "config.json", 0.5),
+    "config.json cannot be read as JSON": lambda f: cut(f / "config.json", 0.5),
     "read as JSON: 'utf-8'": lambda f: (f / "config.json").write_bytes(b"\xff"),
     "read as JSON: maximum": lambda f: (f / "config.json").write_text("[" * 100_000),
     "config.json holds no JSON object": lambda f: (f / "config.json").write_text("[]"),
@@ -254,3 +265,167 @@ def test_a_hub_that_is_gone_is_one_line_and_exit_code_2(photo, tmp_path, monkeyp
     last = errors.getvalue().splitlines()[-1]
     assert last.startswith("error: hf://ann/facades cannot be fetched")
     assert not (tmp_path / "runs").exists()
+
+
+# ---- Uploading --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def empty_hub(tmp_path, monkeypatch):
+    """A server that takes a model as the Hub does, and then has it. `.files` are those committed,
+    `.created` what was asked for, `.refuse` an error to answer with."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+
+    class Hub(BaseHTTPRequestHandler):
+        files, created, uploads, refuse = {}, [], {}, 0
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            lines = [json.loads(line) for line in body.splitlines() if line.startswith(b"{")]
+            answer = {}
+            if self.refuse or self.headers["Authorization"] != "Bearer hf_secret":
+                self.send_error(self.refuse or 401)
+                return
+            if self.path == "/api/repos/create":
+                self.created.append(lines[0])
+                answer = {"url": f"{self.address}/ann/facades"}
+            elif self.path == "/api/models/ann/facades/preupload/main":
+                large = (".safetensors", ".png")
+                answer["files"] = [
+                    {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
+                    for file in lines[0]["files"]
+                    for mode in ["lfs" if file["path"].endswith(large) else "regular"]
+                ]
+            elif self.path == "/ann/facades.git/info/lfs/objects/batch":
+                upload = {"href": f"{self.address}/upload/"}
+                answer = {"transfer": "basic", "objects": []}
+                for item in lines[0]["objects"]:
+                    href = {"href": upload["href"] + item["oid"]}
+                    answer["objects"].append({**item, "actions": {"upload": href}})
+            elif self.path == "/api/models/ann/facades/commit/main":
+                for line in lines:
+                    value = line["value"]
+                    if line["key"] == "file":
+                        self.files[value["path"]] = base64.b64decode(value["content"])
+                    elif line["key"] == "lfsFile":
+                        self.files[value["path"]] = self.uploads[value["oid"]]
+                url = f"{self.address}/ann/facades/commit/{COMMIT}"
+                answer = {"success": True, "commitUrl": url, "commitOid": COMMIT}
+            self.respond(json.dumps(answer).encode())
+
+        def do_PUT(self):
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            self.uploads[self.path.rpartition("/")[2]] = content
+            self.respond(b"")
+
+        def do_GET(self):
+            file = self.path.partition("/resolve/main/")[2]
+            if file in self.files:
+                self.respond(self.files[file])
+            else:
+                self.send_error(404)
+
+        def respond(self, content: bytes):
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Hub.address = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    use_hub(monkeypatch, constants, Hub.address, tmp_path / "cache")
+    # The transfers of earlier versions: the newer ones need a server of another protocol.
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    yield Hub
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_run_is_pushed_with_its_card_and_examples_and_comes_back(
+    run, empty_hub, photo, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(run, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert evaluate.main(["run", "--device", "cpu"]) == 0
+    (tmp_path / "run" / "export" / "examples").mkdir(parents=True)
+    (tmp_path / "run" / "export" / "examples" / "notes.txt").write_text("mine")
+    assert export.main(["run", "--push", "ann/facades", "--private"]) == 0
+    printed = capsys.readouterr().out
+    assert f"pushed to {empty_hub.address}/ann/facades" in printed
+    assert "next: python evaluate.py hf://ann/facades --input" in printed
+    images = [f"{kind}/{i}.png" for kind in ("examples", "outputs") for i in (1, 2, 3)]
+    assert sorted(empty_hub.files) == sorted([*EXPORT_FILES, *images])
+    for name, content in empty_hub.files.items():
+        assert content == (tmp_path / "run" / "export" / name).read_bytes()
+    (created,) = empty_hub.created
+    assert created["name"] == "facades" and created["organization"] == "ann"
+    assert created.get("private") or created.get("visibility") == "private"
+    expected = translate(load_generator(run), photo)
+    assert translate(load_generator("hf://ann/facades"), photo) == expected
+
+
+def test_the_hub_reads_the_card(run, tmp_path):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    folder = shutil.copytree(run, tmp_path / "run")
+    generator = load_generator(folder)
+    generator.config = dataclasses.replace(generator.config, data_root="data/facades")
+    assert evaluate.main([str(folder), "--device", "cpu"]) == 0
+    scores = json.loads((folder / "test" / "scores.json").read_text())
+    write_export(generator, tmp_path / "new", "half", folder / "test", "hf://ann/facades")
+    card = huggingface_hub.ModelCard.load(tmp_path / "new" / "README.md")
+    data = card.data
+    assert (data.library_name, data.pipeline_tag) == ("pytorch", "image-to-image")
+    assert "pix2pix" in data.tags and data.datasets == ["huggan/facades"]
+    assert data.metrics == ["l1", "psnr", "ssim"]
+    values = {result.metric_type: result.metric_value for result in data.eval_results}
+    assert values == {name: pytest.approx(scores[name], abs=1e-4) for name in data.metrics}
+    assert {result.dataset_split for result in data.eval_results} == {"test"}
+    first = data.widget[0]
+    assert len(data.widget) == 3 and first["output"]["url"] == "outputs/1.png"
+    for kind, place in {"input": first["src"], "output": first["output"]["url"]}.items():
+        written = (tmp_path / "new" / place).read_bytes()
+        assert written == (folder / "test" / kind / "1.png").read_bytes()
+        assert f"![{kind}]({place})" in card.text
+    assert "load_generator('hf://ann/facades')" in card.text
+    assert f"PSNR (dB) {scores['psnr']:.4g}" in card.text
+
+
+def test_scores_of_other_weights_are_not_on_the_card(run, tmp_path, capsys):
+    folder = shutil.copytree(run, tmp_path / "run")
+    assert evaluate.main([str(folder), "--device", "cpu"]) == 0
+    export.export_generator(folder, tmp_path / "plain", ema=False)
+    os.utime(folder / "checkpoints" / "latest.pt")  # it has trained on
+    export.export_generator(folder, tmp_path / "late")
+    assert f"python evaluate.py {folder} makes them" in capsys.readouterr().out
+    for name in ("plain", "late"):
+        assert "PSNR" not in (tmp_path / name / "README.md").read_text()
+        assert not (tmp_path / name / "examples").exists()
+
+
+def test_what_keeps_a_push_from_happening_is_one_line(run, empty_hub, tmp_path, monkeypatch):
+    words = [str(run), "--output", str(tmp_path / "new"), "--push"]
+    for name in ("facades", "ann/facades/more", "ann/facades@main"):
+        with pytest.raises(UserError, match="it must be owner/name"):
+            export.main([*words, name])
+    with pytest.raises(UserError, match="--private needs --push"):
+        export.main([str(run), "--private"])
+    assert not (tmp_path / "new").exists()
+    empty_hub.refuse = 403
+    with pytest.raises(UserError, match=r"new cannot be pushed to ann/facades: .*403") as caught:
+        export.main([*words, "ann/facades"])
+    assert "hf auth login" in str(caught.value) and "\n" not in str(caught.value)
+    assert not empty_hub.files and (tmp_path / "new" / WEIGHTS).is_file()
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="--push needs a package: pip install huggingface_hub"):
+        export.main([*words, "ann/facades"])

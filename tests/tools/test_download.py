@@ -1,9 +1,8 @@
-"""The downloader, against a local server that breaks off, and hostile archives."""
+"""The downloader, against a local server that breaks off."""
 
-import errno
-import io
 import math
 import random
+import re
 import subprocess
 import sys
 import tarfile
@@ -11,14 +10,22 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import REPOSITORY, make_pairs
+import torch
+from conftest import REPOSITORY, config_for, make_pairs
+from PIL import Image
+from test_init import port_file
 
+import evaluate
+import train
 from config import Config
 from engine.cli import UserError
+from images.pixels import to_tensor
 from metrics.palettes import PALETTES, find_palette
-from tools import download
-from tools.download import DATASETS, SOURCE, main, unpack
+from sharing import downloads, junyanz
+from tools.download import DATASETS, SOURCE, main
+from utils import generate, load_generator
 
 
 class Server(BaseHTTPRequestHandler):
@@ -67,7 +74,7 @@ def serve(tmp_path, monkeypatch):
         tar.add(tmp_path / "made" / "facades", "facades")
     servers = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(downloads.time, "sleep", lambda seconds: None)
 
     def start(**fields) -> str:
         handler = type("Handler", (Server,), {"folder": folder, **fields})
@@ -149,18 +156,7 @@ def test_a_connection_that_stays_broken_is_an_error(serve, tmp_path):
     address = serve(break_after=0)
     with pytest.raises(UserError, match="the connection broke; try again later"):
         fetch(address)
-    assert len(serve.handler.asked) == download.ATTEMPTS
-
-
-def test_without_space_nothing_is_unpacked(tmp_path, monkeypatch):
-    def fail(*words, **options):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    archive = archive_of(tmp_path / "facades.tar.gz", (file("facades/train/1.jpg"), b"x"))
-    monkeypatch.setattr(tarfile.TarFile, "makefile", fail)
-    with pytest.raises(UserError, match=r"facades.tar.gz cannot be unpacked: .*No space left"):
-        unpack(archive, tmp_path / "facades")
-    assert list(tmp_path.iterdir()) == [archive]  # to try again
+    assert len(serve.handler.asked) == downloads.ATTEMPTS
 
 
 def test_the_terms_and_what_was_written_are_printed(serve, tmp_path, capsys):
@@ -206,6 +202,28 @@ def test_mistakes_are_errors_in_one_line(serve, tmp_path):
         assert line in str(error.value) and "\n" not in str(error.value)
 
 
+def test_options_that_do_not_fit_are_refused():
+    cases = {
+        ("facades", "--columns", "a", "b"): "--columns is for datasets of the Hub",
+        ("hf://ann/facades", "--weights"): "--source and --weights do not fit it",
+        ("hf://ann/facades", "--source", "http://x"): "--source and --weights do not fit it",
+        ("hf://facades",): "must be like hf://owner/name",
+        ("facades", "--weights"): "unknown generator 'facades'; did you mean 'facades_label2photo'",
+    }
+    for words, line in cases.items():
+        with pytest.raises(UserError, match=re.escape(line)):
+            main([*words])
+
+
+def test_when_the_authors_server_fails_the_hub_is_named(serve):
+    with pytest.raises(UserError) as error:
+        fetch(serve(most=0))
+    assert str(error.value).endswith("python -m tools.download hf://huggan/facades")
+    with pytest.raises(UserError) as error:
+        fetch(serve(), "edges2handbags")  # the Hub has no copy
+    assert "hf://" not in str(error.value)
+
+
 def test_mistakes_of_the_script_exit_with_code_2():
     words = [sys.executable, "-m", "tools.download", "facade"]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
@@ -213,78 +231,65 @@ def test_mistakes_of_the_script_exit_with_code_2():
     assert done.stderr == "error: unknown dataset 'facade'; did you mean 'facades'?\n"
 
 
-# ---- Archives ---------------------------------------------------------------------------------
+# ---- Generators -------------------------------------------------------------------------------
 
 
-def archive_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
-    with tarfile.open(path, "w:gz") as tar:
-        for member, content in members:
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return path
+@pytest.fixture
+def served_generator(serve, tmp_path):
+    """The port's generator, as its server has it."""
+    return port_file(tmp_path / "served" / "facades_label2photo.pth", legacy=True)
 
 
-def file(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname = kind, link
-    return member
+def test_a_generator_of_the_port_is_downloaded_and_translates(
+    served_generator, serve, tmp_path, capsys
+):
+    fetch(serve(break_after=100_000), "facades_label2photo")
+    assert len(serve.handler.asked) > 2  # it was resumed
+    printed = capsys.readouterr().out
+    file = "runs/facades_label2photo/latest_net_G.pth"
+    assert "label maps -> photos" in printed
+    assert printed.endswith(f"next: python evaluate.py {file} --input x.jpg --output y.png\n")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["facades_label2photo"]
+    Image.new("RGB", (128, 128)).save("x.jpg")
+    assert evaluate.main([file, "--input", "x.jpg", "--output", "y.png", "--device", "cpu"]) == 0
+    x = to_tensor(np.asarray(Image.open("x.jpg")))[None]
+    with torch.no_grad():
+        expected = served_generator(x)
+    assert (generate(load_generator(file), x, noise=False) - expected).abs().max() < 1e-4
+    with pytest.raises(UserError, match="runs/facades_label2photo already exists"):
+        fetch("http://127.0.0.1:9", "facades_label2photo")
 
 
-HOSTILE = {
-    "up": [(file("../escaped.txt"), b"x")],
-    "up within": [(file("facades/../../escaped.txt"), b"x")],
-    "link": [
-        (file("facades/link", tarfile.SYMTYPE, "{outside}"), b""),
-        (file("facades/link/escaped.txt"), b"x"),
-    ],
-    "hard link": [(file("facades/passwd", tarfile.LNKTYPE, "../../secret"), b"")],
-    "device": [(file("facades/null", tarfile.CHRTYPE), b"")],
-    "another folder": [(file("maps/train/1.jpg"), b"x")],
-}
+def test_a_name_of_both_is_a_dataset_unless_it_is_asked_for(serve, tmp_path):
+    port_file(tmp_path / "served" / "edges2shoes.pth")
+    address = serve()
+    with pytest.raises(UserError, match=r"edges2shoes.tar.gz cannot be downloaded"):
+        fetch(address, "edges2shoes")
+    fetch(address, "edges2shoes", "--weights")
+    assert (tmp_path / "runs" / "edges2shoes" / "latest_net_G.pth").is_file()
 
 
-@pytest.mark.parametrize("members", HOSTILE.values(), ids=HOSTILE.keys())
-def test_nothing_in_an_archive_gets_out_of_its_folder(tmp_path, members):
-    outside, home = tmp_path / "outside", tmp_path / "home"
-    outside.mkdir()
-    home.mkdir()
-    (tmp_path / "secret").write_text("secret")
-    for member, _ in members:
-        member.name = member.name.replace("{outside}", str(outside))
-        member.linkname = member.linkname.replace("{outside}", str(outside))
-    archive = archive_of(home / "facades.tar.gz", (file("facades/train/1.jpg"), b"x"), *members)
-    if members == HOSTILE["another folder"]:
-        archive = archive_of(archive, *members)
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UserError) as error:
-        unpack(archive, home / "facades")
-    assert str(archive) in str(error.value) and "\n" not in str(error.value)
-    assert sorted(tmp_path.rglob("*")) == before
+def test_a_file_that_is_no_generator_leaves_nothing(served_generator, serve, tmp_path):
+    file = tmp_path / "served" / "facades_label2photo.pth"
+    for content in (b"<html>", file.read_bytes()[:-1000]):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"cannot be read as weights of the port.*try again"):
+            fetch(serve(), "facades_label2photo")
+        assert not list((tmp_path / "runs").iterdir())
 
 
-def test_an_absolute_path_in_an_archive_is_dropped(tmp_path):
-    outside = tmp_path / "outside"
-    members = [(file("facades/train/1.jpg"), b"x"), (file(f"{outside}/escaped.txt"), b"x")]
-    unpack(archive_of(tmp_path / "facades.tar.gz", *members), tmp_path / "facades")
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert sorted(path.name for path in files) == ["1.jpg", "facades.tar.gz"]
-    assert not outside.exists()
-
-
-def test_a_damaged_archive_leaves_nothing(serve, tmp_path):
-    data = (tmp_path / "served" / "facades.tar.gz").read_bytes()
-    place = random.Random(0)
-    broken_ones = [data[: len(data) // 2], b"<html>404</html>", b""]
-    for _ in range(40):
-        flipped = bytearray(data)
-        flipped[place.randrange(30, len(data))] ^= 1 << place.randrange(8)
-        broken_ones.append(bytes(flipped))
-    for broken in broken_ones:
-        archive = tmp_path / "facades.tar.gz"
-        archive.write_bytes(broken)
-        with pytest.raises(UserError, match=r"was damaged"):
-            unpack(archive, tmp_path / "facades")
-        assert not list(tmp_path.glob("facades*/"))
+def test_an_address_in_place_of_a_file_is_answered_by_the_command(tmp_path, pairs):
+    address = f"{junyanz.SOURCE}/edges2shoes.pth"
+    line = "edges2shoes.pth is no file; python -m tools.download edges2shoes --weights fetches it"
+    for load in (
+        lambda: load_generator(address),
+        lambda: evaluate.main([address, "--input", "x.jpg"]),
+        lambda: train.train(config_for(pairs, tmp_path / "new", init=address)),
+    ):
+        with pytest.raises(UserError, match=line):
+            load()
+    with pytest.raises(UserError, match=r"mine.pth is no file; download it and name the file"):
+        load_generator("https://example.org/mine.pth")
 
 
 def test_the_readme_has_the_address():

@@ -19,7 +19,8 @@ from config import Config
 from engine.cli import UserError
 from images.pixels import eight_bits, to_tensor
 from images.reading import read_image
-from sharing.exports import CARD, DESCRIPTION, EXPORT_FILES, WEIGHTS
+from sharing.card import CARD
+from sharing.exports import DESCRIPTION, EXPORT_FILES, WEIGHTS
 from tools.export import export_generator, export_onnx, main
 from utils import (
     build_generator,
