@@ -244,9 +244,9 @@ function stripe() {
   lines.fillRect(0, 0, 4 * width, 4 * width);
   lines.strokeStyle = "#555";
   lines.lineWidth = width;
-  for (const x of [-4, 0, 4]) {
-    lines.moveTo(x * width, 4 * width);
-    lines.lineTo((x + 4) * width, 0);
+  for (const x of [-4, 0, 4]) {  // beyond the tile, so that tiles join
+    lines.moveTo((x - 1) * width, 5 * width);
+    lines.lineTo((x + 5) * width, -width);
   }
   lines.stroke();
   on.globalCompositeOperation = "copy";

@@ -1,5 +1,7 @@
 """The Gradio app of a Space."""
 
+import pytest
+
 from tools import export
 
 
