@@ -45,7 +45,7 @@ def opened(browser):
     message, or asked for anything elsewhere; except for the refusals that a test expects."""
     contexts, wrong, expected = [], [], []
 
-    def start(server, run: str | None = None, options=DESKTOP, **more):
+    def start(server, run: str | None = None, options=DESKTOP, loaded=True, **more):
         contexts.append(browser.new_context(**options, **more))
         page = contexts[-1].new_page()
         address = f"http://127.0.0.1:{server.server_port}/"
@@ -59,7 +59,7 @@ def opened(browser):
         until(page, "run !== null")
         if run:
             page.select_option("#runs", run)
-        if not page.locator("#empty").is_visible():
+        if loaded and not page.locator("#empty").is_visible():
             settled(page)
         return page
 

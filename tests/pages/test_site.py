@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browsing import blocks, drag, serving, settled, visible_channels
+from browsing import blocks, drag, serving, settled, until, visible_channels
+from conftest import REPOSITORY
 from PIL import Image
 
 from engine.cli import UserError
 from pages.server import page as whole_page
+from sharing.exports import quantize
 from tools import export
 from utils import generate_any_size, load_generator, translate
 
@@ -95,47 +98,115 @@ def test_mistakes_of_the_export_are_one_line(runs, site, runtime, tmp_path, monk
     assert not new.exists() and (tmp_path / "mine" / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.slow
-def test_the_static_site_in_a_browser(runs, opened, tmp_path):
-    """With onnxruntime-web from npm."""
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory) -> Path:
+    """The files of onnxruntime-web, from npm."""
     pytest.importorskip("onnx")
     from pages.site import PACKAGE
 
-    npm = shutil.which("npm")
-    packed = npm and subprocess.run([npm, "pack", PACKAGE], cwd=tmp_path, capture_output=True)
+    folder, npm = tmp_path_factory.mktemp("npm"), shutil.which("npm")
+    packed = npm and subprocess.run([npm, "pack", PACKAGE], cwd=folder, capture_output=True)
     if not packed or packed.returncode:
         pytest.skip("needs npm and its registry")
-    (archive,) = tmp_path.glob("*.tgz")
-    shutil.unpack_archive(archive, tmp_path)
-    words = ["--web", str(tmp_path / "site"), "--runtime", str(tmp_path / "package" / "dist")]
-    for name in ("facades", "edges", "hole"):
-        assert export.main([str(runs / name), *words]) == 0
+    (archive,) = folder.glob("*.tgz")
+    shutil.unpack_archive(archive, folder)
+    return folder / "package" / "dist"
 
-        class Quiet(SimpleHTTPRequestHandler):
-            def log_message(self, *_):
-                pass
 
-        handler = partial(Quiet, directory=str(tmp_path / "site"))
-        with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
-            page = opened(server)
-            if name != "hole":
-                drag(page, (4, 6), (20, 15), (20, 25))
-            settled(page)
-            noisy = visible_channels(page, "output")
-            page.click("#noise")
-            settled(page)
-            image = Image.fromarray(visible_channels(page, "canvas").astype(np.uint8))
-            mask = (
-                Image.fromarray(visible_channels(page, "mask").astype(np.uint8))
-                if name == "hole"
-                else None
-            )
-            expected = translate(load_generator(runs / name), image, noise=False, mask=mask)
-            output = visible_channels(page, "output")
-            assert not (noisy == output).all()
-            assert np.abs(output - np.asarray(expected.convert("RGB")).astype(int)).mean() < 1
-            page.click("#noise")
-            settled(page)
-            assert (visible_channels(page, "output") == noisy).all()
-            page.context.close()
-        shutil.rmtree(tmp_path / "site")
+class Quiet(SimpleHTTPRequestHandler):
+    held = threading.Event()  # the model is sent once it is set
+    held.set()
+
+    def do_GET(self):
+        if self.path.endswith("model.onnx"):
+            self.held.wait(30)
+        super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+def static(folder: Path):
+    return serving(ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["facades", "edges", "hole"])
+def test_the_static_site_in_a_browser(runs, dist, opened, tmp_path, name):
+    folder = tmp_path / "site"
+    words = [str(runs / name), "--web", str(folder), "--runtime", str(dist)]
+    assert export.main(words) == 0
+    with static(folder) as server:
+        page = opened(server)
+        if name != "hole":
+            drag(page, (4, 6), (20, 15), (20, 25))
+        settled(page)
+        noisy = visible_channels(page, "output")
+        page.click("#noise")
+        settled(page)
+        image = Image.fromarray(visible_channels(page, "canvas").astype(np.uint8))
+        mask = None
+        if name == "hole":
+            mask = Image.fromarray(visible_channels(page, "mask").astype(np.uint8))
+        expected = translate(load_generator(runs / name), image, noise=False, mask=mask)
+        output = visible_channels(page, "output")
+        assert not (noisy == output).all()
+        assert np.abs(output - np.asarray(expected.convert("RGB")).astype(int)).mean() < 1
+        page.click("#noise")
+        settled(page)
+        assert (visible_channels(page, "output") == noisy).all()
+        if name == "edges":
+            page.click("#webcam")
+            until(page, "element('time').textContent.endsWith('images/s')")
+            page.keyboard.press("Escape")
+        page.context.close()
+
+
+@pytest.mark.slow
+def test_one_can_draw_while_the_model_is_loading(runs, dist, opened, tmp_path):
+    folder = tmp_path / "site"
+    words = [str(runs / "facades"), "--web", str(folder), "--runtime", str(dist)]
+    assert export.main(words) == 0
+    Quiet.held.clear()
+    with static(folder) as server:
+        page = opened(server, loaded=False)
+        bar = "element('loading').lastElementChild.value"
+        until(page, f"{bar} > 0.5")  # the runtime is the larger part
+        assert page.locator("#loading").is_visible() and page.evaluate(bar) < 1
+        assert "MB" in page.inner_text("#loading")
+        drag(page, (4, 6), (20, 15))
+        drawn = visible_channels(page, "canvas")
+        assert len(np.unique(drawn.reshape(-1, 3), axis=0)) == 2
+        Quiet.held.set()
+        settled(page)
+        assert page.locator("#loading").is_hidden()
+        assert visible_channels(page, "output").std() > 0
+        page.context.close()
+
+
+def test_the_model_is_a_quarter_of_its_weights(tmp_path):
+    """The error of int8 is under 1 of 255 levels, for a generator that was trained."""
+    onnx, runtime_ = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    from sharing.onnx_graph import onnx_model
+
+    generator = load_generator(REPOSITORY / "pretrained" / "facades")  # int8: make them floats
+    torch.manual_seed(0)
+    for layer in generator.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+            _, scale = quantize(layer.weight, int(isinstance(layer, torch.nn.ConvTranspose2d)))
+            layer.weight += scale * (torch.rand_like(layer.weight) - 0.5)
+    model = onnx_model(generator, web=True).SerializeToString()
+    onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
+    weights = 4 * sum(weight.numel() for weight in generator.parameters())
+    assert len(model) < 0.26 * weights
+    image = Image.open(REPOSITORY / "pretrained" / "facades" / "examples" / "1.png").convert("RGB")
+    x = np.float32(np.asarray(image)).transpose(2, 0, 1)[None] / 127.5 - 1
+    session = runtime_.InferenceSession(model, providers=["CPUExecutionProvider"])
+    feeds = {"input": x}
+    for one in session.get_inputs()[1:]:
+        side = 256 // 2 ** (7 - int(one.name[-1]))
+        feeds[one.name] = np.ones((1, one.shape[1], side, side), np.float32)
+    (output,) = session.run(None, feeds)
+    expected = np.asarray(translate(generator, image, noise=False)).astype(float)
+    made = ((output[0].transpose(1, 2, 0) + 1) * 127.5).round()
+    assert 0 < np.abs(made - expected).mean() < 1
