@@ -59,7 +59,7 @@ def write_space(run: str, folder: Path, ema: bool) -> None:
     if about["kind"] == "mask":
         raise UserError(f"{run} is for tools.draw and --web: a Space has no hole to paint")
     contents["app.py"] = Path(__file__).with_name("space.py").read_bytes()
-    contents["requirements.txt"] = b"gradio>=5\nnumpy\nonnxruntime>=1.17\npillow\n"
+    contents["requirements.txt"] = b"gradio>=6\nnumpy\nonnxruntime>=1.17\npillow\n"
     size = round(len(contents["model.onnx"]) / 1e6)
     contents["README.md"] = CARD.format(about["name"], size).encode()
     contents["runs.json"] = json.dumps({"runs": [about]}).encode()
