@@ -279,8 +279,8 @@ def require_data(config: Config) -> None:
 # fmt: off
 CHANGEABLE = {
     "data_root", "palette", "inputs", "translates", "bad_files", "cache_gb", "num_workers",
-    "epochs", "decay_epochs", "device", "precision", "fast", "log_steps", "validate_epochs", "sample_images",
-    "save_epochs", "save_minutes", "keep_epochs", "best_by", "patience",
+    "epochs", "decay_epochs", "device", "precision", "fast", "log_steps", "validate_epochs",
+    "sample_images", "save_epochs", "save_minutes", "keep_epochs", "best_by", "patience",
 }
 # fmt: on
 

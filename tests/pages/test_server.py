@@ -30,7 +30,7 @@ def test_it_translates_as_utils_does(server, runs, name):
     expected = translate(generator, image, 0, False, mask).convert("RGB")
     result = translated(server, name, sent, noise=0)
     assert np.abs(result - np.asarray(expected).astype(int)).max() <= 1  # rounded otherwise
-    generator.to(memory_format=torch.channels_last)  # in which the noise is drawn in another order
+    generator.to(memory_format=torch.channels_last)
     for seed in (0, 7):
         expected = translate(generator, image, seed, True, mask).convert("RGB")
         result = translated(server, name, sent, seed)
