@@ -81,4 +81,4 @@ def test_it_runs_without_a_run_from_a_folder_below(pairs, tmp_path):
     assert "runs/nothing of this name does not exist yet; using pretrained/facades" in printed(
         notebook
     )
-    assert "holds no checkpoint" in printed(notebook)
+    assert "pretrained/facades is an export, which has no discriminator" in printed(notebook)
