@@ -682,7 +682,7 @@ async function webcam() {
   });
   cancel();
   // A hole is drawn on a photo that stands still, and enlarging takes seconds.
-  camera = { stream, live: run.kind !== "mask" && run.factor === 1, video: make("video", { srcObject: stream, muted: true, playsInline: true }) };
+  camera = { stream, drawn: 0, live: run.kind !== "mask" && run.factor === 1, video: make("video", { srcObject: stream, muted: true, playsInline: true }) };
   await camera.video.play();
   cameraShown(true);
   element("empty").hidden = true;
@@ -692,14 +692,17 @@ async function webcam() {
 function cameraShown(on) {
   element("take").hidden = !on;
   element("webcam").setAttribute("aria-pressed", on);
+  document.body.toggleAttribute("data-live", on);
   stage.classList.toggle("still", on || run.kind === "photo");
 }
 
-function frame() {
+function frame(now) {
   if (!camera) return;
   const { video } = camera;
   let { videoWidth: width, videoHeight: height } = video;
-  if (width) {
+  // The preview runs at 10 images per second while a translation needs the processor.
+  if (width && !(sending && now - camera.drawn < 100)) {
+    camera.drawn = now;
     const side = Math.min(width, height), crop = square() ? [(width - side) / 2, (height - side) / 2, side, side] : [0, 0, width, height];
     [width, height] = fitted(width, height);
     resize(width, height);
