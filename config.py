@@ -39,6 +39,8 @@ class Config:
     load_size: int = 286  # side to which training pairs are resized
     crop_size: int = 256  # side of the random training crop
     mirror: bool = True  # flip training pairs left to right, half of the time
+    inputs: Literal["images", "drawings"] = "images"  # drawings: black lines on white (tools.draw)
+    translates: str = ""  # what to what, such as "aerial photo -> map"; tools.draw shows it
     rotate: bool = False  # also turn training pairs by quarters and flip them upside down
     jitter: float = 0.0  # strength of random brightness, contrast, saturation of the inputs: 0.2
     bad_files: Literal["stop", "skip"] = "stop"  # skip: leave them out and list them at the end
@@ -204,13 +206,10 @@ def check_training(c: Config) -> None:
 
 EVERY_EPOCH = {"validate_epochs": 1, "save_epochs": 1}  # where an epoch takes hours
 
-# Section 6.2. edges -> photo: no jitter, no mirroring.
-EDGES = Config(
-    direction="AtoB", load_size=256, mirror=False, batch_size=4, epochs=15, **EVERY_EPOCH
-)
-
-# Section 6.2. Colorization and inpainting: mirroring, no jitter.
-PHOTOS = Config(data_root="data/photos", load_size=256, batch_size=4)
+# Section 6.2. Only facades, maps, cityscapes and day2night are cropped; edges are not mirrored.
+WHOLE = {"load_size": 256, "batch_size": 4}
+EDGES = Config(direction="AtoB", inputs="drawings", mirror=False, epochs=15, **WHOLE, **EVERY_EPOCH)
+PHOTOS = Config(data_root="data/photos", **WHOLE)
 
 # What plain `python train.py` trains.
 DEFAULT = "demo"
@@ -231,12 +230,17 @@ PRESETS: dict[str, Config] = {
     # The paper's experiments. The direction is that of the released files: BtoA if the photo, the
     # target, is the left half.
     "facades": Config(),
-    "maps": Config(data_root="data/maps", direction="AtoB"),
+    "maps": Config(data_root="data/maps", direction="AtoB", translates="aerial photo -> map"),
     "cityscapes": Config(data_root="data/cityscapes"),
-    "edges2shoes": replace(EDGES, data_root="data/edges2shoes"),
-    "edges2handbags": replace(EDGES, data_root="data/edges2handbags"),
+    "edges2shoes": replace(EDGES, data_root="data/edges2shoes", translates="edges -> shoe"),
+    "edges2handbags": replace(EDGES, data_root="data/edges2handbags", translates="edges -> bag"),
     "day2night": Config(
-        data_root="data/night2day", output="runs/day2night", batch_size=4, epochs=17, **EVERY_EPOCH
+        data_root="data/night2day",
+        output="runs/day2night",
+        translates="day -> night",
+        batch_size=4,
+        epochs=17,
+        **EVERY_EPOCH,
     ),
     "colorization": replace(
         PHOTOS, task="colorization", in_channels=1, out_channels=2, epochs=6, **EVERY_EPOCH
@@ -269,9 +273,10 @@ def require_data(config: Config) -> None:
 # (With decay_epochs, changing epochs also changes the result; it is allowed.)
 # fmt: off
 CHANGEABLE = {
-    "data_root", "palette", "bad_files", "cache_gb", "num_workers", "epochs", "decay_epochs",
-    "device", "precision", "fast", "log_steps", "wandb", "validate_epochs", "validate_images",
-    "sample_images", "save_epochs", "save_minutes", "keep_epochs", "best_by", "patience",
+    "data_root", "palette", "inputs", "translates", "bad_files", "cache_gb", "num_workers",
+    "epochs", "decay_epochs", "device", "precision", "fast", "log_steps", "wandb",
+    "validate_epochs", "validate_images", "sample_images", "save_epochs", "save_minutes",
+    "keep_epochs", "best_by", "patience",
 }
 # fmt: on
 

@@ -124,7 +124,8 @@ def evaluate_split(
     scores = SplitScores(palette if config.direction == "AtoB" else None)
     read = ReaderScores(reader, config) if reader else None
 
-    gallery = Gallery(str(folder), command_line(), config)
+    labels = ("input",) if config.direction == "BtoA" else ("output", "target")
+    gallery = Gallery(str(folder), command_line(), config, labels if palette else ())
     rows, grid = {}, []
     results = translations(generator, dataset, seed, noise)
     results = tqdm(results, "translating", len(dataset), unit="image")

@@ -22,10 +22,12 @@ EMBEDDED = 1000  # items with thumbnails, some 20 KB each; a larger page would o
 
 class Gallery:
     """Collects the images and scores of a split and writes the page. `title`, `command` and the
-    fields of `config`, a dataclass instance, are shown at the top."""
+    fields of `config`, a dataclass instance, are shown at the top. `labels` names which of input,
+    output and target are label maps, which are enlarged without smoothing."""
 
-    def __init__(self, title: str, command: str, config):
+    def __init__(self, title: str, command: str, config, labels: tuple[str, ...] = ()):
         self.page = {"title": title, "command": command, "config": asdict(config)}
+        self.page["labels"] = labels
         self.images = []
         self.scores = []
 

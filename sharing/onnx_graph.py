@@ -11,6 +11,7 @@ from torch import nn
 
 from engine.cli import UserError
 from generator import UNetGenerator
+from sharing.exports import quantize
 
 try:
     from onnx import ModelProto, TensorProto, helper, numpy_helper
@@ -19,11 +20,12 @@ except ImportError as error:
 
 
 class Graph:
-    """Collects nodes and constants. A node is named after its output. Convolutions with weights in
-    `half` precision compute in single, once loaded: on a CPU, only that is fast."""
+    """Collects nodes and constants. A node is named after its output. If `small`, convolutions have
+    int8 weights with a scale for each output channel, a quarter of the size. Runtimes turn them
+    back into floats when they load the file (Cast and Mul of constants)."""
 
-    def __init__(self, half: bool):
-        self.nodes, self.constants, self.half = [], [], half
+    def __init__(self, small: bool):
+        self.nodes, self.constants, self.small = [], [], small
 
     def add(self, operator: str, *inputs, name: str | None = None, **attributes) -> str:
         """Adds a node and returns its name. Inputs are names of nodes, or arrays (constants)."""
@@ -41,8 +43,11 @@ class Graph:
             return reduce(self.layer, layer, x)
         weights = [parameter.numpy() for parameter in layer.parameters()]
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            if self.half:
-                weights[0] = self.add("Cast", np.float16(weights[0]), to=TensorProto.FLOAT)
+            if self.small:
+                axis = int(isinstance(layer, nn.ConvTranspose2d))
+                steps, scale = (part.numpy() for part in quantize(layer.weight, axis))
+                weights[0] = self.add("Cast", steps, to=TensorProto.FLOAT)
+                weights[0] = self.add("Mul", weights[0], scale)
             operator = "Conv" if isinstance(layer, nn.Conv2d) else "ConvTranspose"
             return self.add(operator, x, *weights, strides=layer.stride, pads=2 * layer.padding)
         if isinstance(layer, nn.BatchNorm2d | nn.InstanceNorm2d):
@@ -76,9 +81,9 @@ class Graph:
 def onnx_model(generator: UNetGenerator, noise: bool = True, web: bool = False) -> ModelProto:
     """`UNetGenerator.forward` for any size as an ONNX model: "input" (N, in_channels, H, W) ->
     "output" (N, out_channels, H, W), float32 in [-1, 1]. For the web, dropout is a product with
-    inputs, noise_0 ..., and weights are in half precision."""
+    inputs, noise_0 ..., and weights are int8."""
     tensor, single = helper.make_tensor_value_info, TensorProto.FLOAT
-    graph, skips, x = Graph(half=web), [], "input"
+    graph, skips, x = Graph(small=web), [], "input"
     inputs = [tensor(x, single, ["N", generator.in_channels, "H", "W"])]
     shape = graph.add("Shape", x)
     for axis in (2, 3):

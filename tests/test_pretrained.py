@@ -6,7 +6,7 @@ from PIL import Image
 
 import evaluate
 from metrics.palettes import PALETTES
-from tools.draw import Server
+from pages.server import Server
 from utils import load_generator, translate
 
 PRETRAINED = REPOSITORY / "pretrained" / "facades"

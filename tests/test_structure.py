@@ -13,7 +13,7 @@ from config import CHANGEABLE, Config
 
 SEVEN = ["config.py", "dataset.py", "generator.py", "discriminator.py", "utils.py", "evaluate.py"]
 SEVEN += ["train.py"]
-FOLDERS = ("engine", "images", "sharing", "tasks", "metrics", "tools")
+FOLDERS = ("engine", "images", "sharing", "tasks", "metrics", "pages", "tools")
 FILES = [REPOSITORY / name for name in SEVEN]
 FILES += [file for folder in FOLDERS for file in sorted((REPOSITORY / folder).glob("*.py"))]
 FILES += sorted((REPOSITORY / "results").glob("*.py"))
@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "dataset": "engine images config tasks",
     "evaluate": "engine images config metrics tasks sharing utils dataset",
     "train": "engine images config metrics utils dataset evaluate generator discriminator",
+    "pages": "engine images config sharing metrics tasks utils",
 }
 DEMO = {"tools.make_demo", "tools.make_demo.make_demo"}  # which train.py draws if it is missing
 OURS = {*MAY_IMPORT, "tools", "data", "results", "tests"}
@@ -70,6 +71,12 @@ def test_nothing_imports_tools():
         if top(file) not in ("tools", "results"):
             found = {name for name in imports(file) if name.startswith("tools")}
             assert found <= (DEMO if top(file) == "train" else set()), file
+
+
+def test_only_tools_imports_pages():
+    for file in FILES:
+        if top(file) not in ("pages", "tools"):
+            assert not {name for name in imports(file) if name.startswith("pages")}, file
 
 
 def test_there_are_no_circles():

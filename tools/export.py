@@ -95,12 +95,17 @@ def export_onnx(run: str | Path, path: str | Path, noise: bool = True, ema: bool
 def main(argv=None) -> int:
     options = parse_arguments(argv)
     run, ema = options.run, not options.no_ema
-    if options.web or options.space:
-        from tools.site import write_web
+    if options.web:
+        from pages.site import write_web
 
-        folder = options.web or options.space
-        write_web(run, Path(folder), not options.web, options.runtime, ema)
-        print(f"wrote {folder}; " + ("upload it" if options.web else "push it to a Space"))
+        write_web(run, Path(options.web), options.runtime, ema)
+        print(f"wrote {options.web}; upload it to any static host")
+    elif options.space:
+        from pages.site import write_space
+
+        write_space(run, Path(options.space), ema)
+        upload = f"hf upload --repo-type space OWNER/NAME {cli.shell_quote(options.space)}"
+        print(f"wrote {options.space}; to publish it: {upload}")
     elif options.onnx is not None:
         export_onnx(run, options.onnx, not options.no_dropout, ema)
         print(f"wrote {options.onnx}; input and output are (N, C, H, W) in [-1, 1]")

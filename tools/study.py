@@ -35,7 +35,7 @@ from images.pixels import resize, to_image
 from sharing.hub import is_on_hub
 from utils import generate_any_size, load_generator, run_folder
 
-TEMPLATE = Path(__file__).with_name("study.html")
+TEMPLATE = Path(__file__).parent.parent / "pages" / "study.html"
 RESULT_FORMAT = 1
 PEOPLE = 50  # for each generator, in the paper
 MAX_REPEATS = 3  # a session shows no image more often than this as real, or as generated

@@ -132,8 +132,11 @@ def natural_widths(page, where: str) -> list[int]:
 
 def pixels(page, where: str) -> np.ndarray:
     """A screenshot of the first element there, (H, W, 3)."""
-    screenshot = page.locator(where).first.screenshot()
-    return np.asarray(Image.open(io.BytesIO(screenshot)).convert("RGB")).astype(int)
+    return image_pixels(page.locator(where).first.screenshot())
+
+
+def image_pixels(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
 
 
 @pytest.mark.slow
@@ -236,6 +239,69 @@ def test_an_image_is_enlarged_and_the_next_one_follows_in_the_order_shown(folder
 
 
 @pytest.mark.slow
+def test_the_enlarged_images_zoom_together(folder, opened):
+    page = opened(folder / "gallery.html")
+    page.locator("main .triple").first.click()
+    image = page.locator("dialog .image").nth(1)
+    box, before = image.bounding_box(), pixels(page, "dialog .image")
+    page.mouse.move(box["x"] + 20, box["y"] + 30)
+    page.mouse.wheel(0, -200)
+    widths = (
+        "[...document.querySelectorAll('dialog img')].map(i => i.getBoundingClientRect().width)"
+    )
+    assert np.allclose(page.evaluate(widths), 2**0.5 * box["width"], rtol=0.01)
+    assert np.abs(pixels(page, "dialog .image") - before).mean() > 1
+    left = page.evaluate("view.x")
+    page.mouse.down()
+    page.mouse.move(box["x"] - 10, box["y"] + 30, steps=3)
+    page.mouse.up()
+    assert page.evaluate("view.x") < left
+    page.click("#larger")
+    page.keyboard.press("-")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("[view.zoom, view.x, view.y]") == [1, 0, 0]  # of the next image
+
+
+@pytest.mark.slow
+def test_the_address_holds_view_order_and_image(folder, opened):
+    page = opened(folder / "gallery.html")
+    page.select_option("#sort", "l1 worst")
+    page.click(".tools .views button[data-view=difference]")
+    order = names(page)
+    page.locator("main .caption button").nth(1).click()
+    address = page.url
+    assert "view=difference" in address and "sort=l1+worst" in address
+    page.reload()
+    assert names(page) == order and page.inner_text("#name") == order[1]
+    page.keyboard.press("Escape")
+    page.wait_for_function("!location.hash.includes('image=')")
+    assert page.evaluate("document.body.dataset.view") == "difference"
+    page.evaluate("location.hash = '#view=nothing&sort=none&filter=script'")
+    page.wait_for_function("document.body.dataset.view === 'side'")
+    assert page.input_value("#sort") == "name" and len(names(page)) == 1
+
+
+@pytest.mark.slow
+def test_label_maps_are_enlarged_without_smoothing(opened, tmp_path):
+    gallery = Gallery("labels", "python evaluate.py labels", Config(), labels=("input",))
+    checks = Image.fromarray(np.uint8([[0, 255], [255, 0]]))
+    gallery.add("1", [checks] * 3, {"l1": 0.5})
+    gallery.write(tmp_path / "gallery.html", {"l1": 0.5})
+    for kind in ("input", "output", "target"):
+        (tmp_path / kind).mkdir()
+        checks.save(tmp_path / kind / "1.png")
+    page = opened(tmp_path / "gallery.html")
+    page.locator("main .triple").first.click()
+    assert natural_widths(page, "dialog") == [2] * 3
+    between = []
+    for i in range(2):
+        seen = image_pixels(page.locator("dialog .image").nth(i).screenshot())
+        inner = seen[10 : len(seen) * 3 // 4, 10:-10]
+        between.append(((inner > 60) & (inner < 195)).mean())
+    assert between[0] < 0.02 < 0.1 < between[1]
+
+
+@pytest.mark.slow
 def test_the_page_alone_shows_its_thumbnails(folder, browser, tmp_path):
     shutil.copy(folder / "gallery.html", tmp_path)
     page = browser.new_page()
@@ -258,7 +324,7 @@ def test_only_the_first_items_have_thumbnails(tmp_path):
 
 @pytest.mark.slow
 def test_items_without_thumbnails_show_their_files(folder, opened, monkeypatch):
-    monkeypatch.setattr("engine.gallery.EMBEDDED", 0)
+    monkeypatch.setattr("images.gallery.EMBEDDED", 0)
     gallery = Gallery("files", "python evaluate.py files", Config())
     for name in names(opened(folder / "gallery.html")):
         gallery.add(name, [Image.new("RGB", (8, 8), "teal")] * 3, {"l1": 0.5})

@@ -11,8 +11,9 @@ from pathlib import Path
 from engine.cli import UserError
 from engine.files import replacing
 from images.reading import read_image
+from pages.runs import describe
+from pages.server import page, to_png
 from sharing.onnx_graph import onnx_model
-from tools.draw import PAGE, describe, to_png
 from utils import load_generator
 
 # What runs the model, files of an npm package and the SHA-384 of each.
@@ -32,36 +33,62 @@ app_file: app.py
 ---
 
 A Pix2Pix generator (Isola et al., CVPR 2017). The terms of its training data also apply to it.
+
+model.onnx has {} MB. The Hub takes files of over 10 MB by its own command, not by plain git:
+
+    hf upload --repo-type space OWNER/NAME .
 """
 
 
-def write_web(run: str, folder: Path, space: bool, runtime: str | None, ema: bool) -> None:
+def write_web(run: str, folder: Path, runtime: str | None, ema: bool) -> None:
     """Writes the page with the model and onnxruntime-web, which is read from the folder `runtime`
-    or else downloaded; or a Space: a Gradio app with the model. Raises UserError."""
+    or else downloaded. Raises UserError."""
+    about, contents = model_files(run, folder, ema)
+    contents |= {f"runtime/{name}": runtime_file(name, runtime) for name in RUNTIME}
+    loaded = ("model.onnx", f"runtime/{LOADER}.wasm")
+    script = {"script": f"runtime/{SCRIPT}", "integrity": f"sha384-{RUNTIME[SCRIPT]}"}
+    script["sizes"] = {name: len(contents[name]) for name in loaded}
+    contents["index.html"] = page()
+    contents["runs.json"] = json.dumps({"runs": [about], "runtime": script}).encode()
+    write_files(folder, contents)
+
+
+def write_space(run: str, folder: Path, ema: bool) -> None:
+    """Writes a Gradio app with the model. Raises UserError."""
+    about, contents = model_files(run, folder, ema)
+    if about["kind"] == "mask":
+        raise UserError(f"{run} is for tools.draw and --web: a Space has no hole to paint")
+    contents["app.py"] = Path(__file__).with_name("space.py").read_bytes()
+    contents["requirements.txt"] = b"gradio>=6\nnumpy\nonnxruntime>=1.17\npillow\n"
+    size = round(len(contents["model.onnx"]) / 1e6)
+    contents["README.md"] = CARD.format(about["name"], size).encode()
+    contents["runs.json"] = json.dumps({"runs": [about]}).encode()
+    write_files(folder, contents)
+
+
+def model_files(run: str, folder: Path, ema: bool) -> tuple[dict, dict[str, bytes]]:
+    """What a page has to know about the run; and its model and examples, files of `folder`. Raises
+    UserError, also if the folder holds other files."""
     generator = load_generator(run, ema=ema)
     config = generator.config
     about = {"name": Path(run).resolve().name, **describe(run), "longest": config.crop_size}
-    if about["kind"] == "photo" or (about["kind"] == "mask" and space):
+    if about["kind"] == "photo":
         raise UserError(f"{run} is for tools.draw alone: {config.task} needs more than its network")
     if any(folder.glob("[!.]*")) and not (folder / "runs.json").is_file():
         raise UserError(f"{folder} holds other files; choose an empty folder")
     examples = enumerate(about["examples"], 1)
     contents = {f"examples/{i}.png": to_png(read_image(file)) for i, file in examples}
+    # Of the layers with noise: channels, and how often their size is half of the output's.
+    layers = [(i, layer) for i, layer in enumerate(generator.decoder) if i in generator.dropped]
+    about["noise"] = [(layer[-1].num_features, config.depth - 1 - i) for i, layer in layers]
     about |= {"examples": list(contents), "channels": config.in_channels}
-    if space:
-        contents["app.py"] = Path(__file__).with_name("space.py").read_bytes()
-        contents["requirements.txt"] = b"gradio>=5\nnumpy\nonnxruntime>=1.17\npillow\n"
-        contents["README.md"] = CARD.format(about["name"]).encode()
-    else:
-        contents["index.html"] = PAGE.read_bytes()
-        contents |= {f"runtime/{name}": runtime_file(name, runtime) for name in RUNTIME}
-        # Of the layers with noise: channels, and how often their size is half of the output's.
-        layers = [(i, layer) for i, layer in enumerate(generator.decoder) if i in generator.dropped]
-        about["noise"] = [(layer[-1].num_features, config.depth - 1 - i) for i, layer in layers]
-        about |= {"dropout": config.dropout, "multiple": 2**config.depth}
-    script = {"script": f"runtime/{SCRIPT}", "integrity": f"sha384-{RUNTIME[SCRIPT]}"}
-    contents["model.onnx"] = onnx_model(generator, web=not space).SerializeToString()
-    contents["runs.json"] = json.dumps({"runs": [about], "runtime": script}).encode()
+    about |= {"dropout": config.dropout, "multiple": 2**config.depth}
+    contents["model.onnx"] = onnx_model(generator, web=True).SerializeToString()
+    return about, contents
+
+
+def write_files(folder: Path, contents: dict[str, bytes]) -> None:
+    """Writes files, given by their paths in the folder."""
     for name, content in contents.items():
         with replacing(folder / name) as temporary:
             temporary.write_bytes(content)
