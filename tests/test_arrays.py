@@ -11,11 +11,13 @@ import sys
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import TINY, arguments, config_for, same_training
 from PIL import ExifTags, Image
 
@@ -482,3 +484,13 @@ def test_the_gallery_keeps_transparency():
     clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     data = base64.b64decode(thumbnail(clear).partition(",")[2])
     assert Image.open(io.BytesIO(data)).convert("RGBA").getpixel((4, 4))[3] == 0
+
+
+def test_jitter_changes_the_brightness_of_arrays_too(scans):
+    config = config_for(scans, scans, direction="AtoB", jitter=0.3, **CHANNELS, **RANGES)
+    data, plain = (PairedDataset(c, "train") for c in (config, replace(config, jitter=0.0)))
+    ours, theirs = data[0, 0], plain[0, 0]
+    assert torch.equal(ours["target"], theirs["target"])
+    assert ours["input"].shape == theirs["input"].shape == (5, 32, 32)
+    assert 0 < (ours["input"] - theirs["input"]).abs().mean() < 0.5
+    assert ours["input"].min() >= -1 and ours["input"].max() <= 1

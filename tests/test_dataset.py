@@ -91,6 +91,34 @@ def test_mirror_and_jitter_can_be_turned_off(mapped):
     assert torch.equal(data[0, 0]["input"], data[7, 0]["input"])
 
 
+def test_rotate_turns_and_flips_both_halves_alike(mapped):
+    data = PairedDataset(config_for(mapped, rotate=True, load_size=32), "train")
+    whole = to_pixels(PairedDataset(config_for(mapped), "val")[0]["input"])
+    turned = [np.rot90(image, turns) for image in (whole, whole[:, ::-1]) for turns in range(4)]
+    seen = set()
+    for epoch in range(10):
+        for index in range(len(data)):
+            pair = data[epoch, index]
+            x, y = to_pixels(pair["input"]), to_pixels(pair["target"])
+            assert np.array_equal(x[:, :, :2], y[:, :, :2])
+            seen.add([np.array_equal(x[:, :, :2], one[:, :, :2]) for one in turned].index(True))
+    assert seen == set(range(8))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jitter_changes_the_input_alone(mapped, channels):
+    config = config_for(mapped, jitter=0.3, in_channels=channels)
+    data = PairedDataset(config, "train")
+    plain = PairedDataset(replace(config, jitter=0.0), "train")
+    for index in range(5):
+        ours, theirs = data[0, index], plain[0, index]
+        assert torch.equal(ours["target"], theirs["target"])
+        assert ours["input"].shape == theirs["input"].shape == (channels, 32, 32)
+        assert 0 < (ours["input"] - theirs["input"]).abs().mean() < 0.5
+        assert torch.equal(data[0, index]["input"], ours["input"])  # it is seeded
+        assert not torch.equal(data[1, index]["input"], ours["input"])
+
+
 def test_an_item_follows_from_seed_epoch_and_index_alone(mapped):
     config = config_for(mapped)
     first, second = PairedDataset(config, "train"), PairedDataset(config, "train")
