@@ -36,7 +36,7 @@ ELSEWHERE = {
     r"python -m tools\.study.*": "tools.study",
     r"python -m tools\.benchmark.*": "tools.benchmark",
     r"python -m tools\.tables": "tools.tables",
-    r"python -m tools\.draw.*": "tools.draw",
+    r"python -m tools\.draw.*": "draw.main, ",
     r"python -m tools\.export .*--web.*": "--web",
     r"python .*latest_net_G\.pth .*": "latest_net_G.pth",
     r"python -m tests\.(kill|fuzz|soak).*": "short form of `python -m tests.",
