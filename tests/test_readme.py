@@ -194,7 +194,7 @@ def workspace(tmp_path_factory) -> Path:
     folder.mkdir()
     for file in REPOSITORY.glob("*.py"):
         shutil.copy(file, folder)
-    for package in ("engine", "images", "sharing", "tasks", "metrics", "tools"):
+    for package in ("engine", "images", "sharing", "tasks", "metrics", "pages", "tools"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / package, folder / package, ignore=ignored)
     (folder / "data").mkdir()
