@@ -224,6 +224,9 @@ def workspace(tmp_path_factory) -> Path:
             scan = random.uniform(-1000, 3000, (40, 48, channels))
             (folder / "data/scans" / side / "train").mkdir(parents=True, exist_ok=True)
             np.save(folder / "data/scans" / side / "train" / f"{number}.npy", scan)
+            sprite = Image.fromarray(random.integers(0, 256, (40, 48, 4), np.uint8))
+            (folder / "data/sprites" / side / "train").mkdir(parents=True, exist_ok=True)
+            sprite.save(folder / "data/sprites" / side / "train" / f"{number}.png")
     for number in range(12):
         photo = Image.fromarray(random.integers(0, 256, (40, 48, 3), np.uint8))
         for name in ("photos", "sketches", "labels", "folder"):
