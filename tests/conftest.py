@@ -200,6 +200,9 @@ class RunsCode:
         return (os.mkdir, ("harmed",))
 
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+
+
 def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
@@ -219,3 +222,17 @@ def check_initialization(network: nn.Module) -> None:
             assert module.weight.std().item() == pytest.approx(0.02, rel=0.3)
         if getattr(module, "bias", None) is not None:
             assert (module.bias == 0).all()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    # No network, which the browser itself would use; a webcam that shows a test pattern.
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    flags += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with playwright.sync_playwright() as library:
+        browser = library.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from browsing import CHROMIUM, DESKTOP, RUNS, blocks, serving, settled, until, untrained
+from browsing import DESKTOP, RUNS, blocks, serving, settled, until, untrained
 
 from pages.server import Server
 
@@ -23,20 +23,6 @@ def runs(tmp_path_factory) -> Path:
 def server(runs):
     with serving(Server([str(runs)], device="cpu")) as server:
         yield server
-
-
-@pytest.fixture(scope="session")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium")
-    # No network, which the browser itself would use; a webcam that shows a test pattern.
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    flags += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    with playwright.sync_playwright() as library:
-        browser = library.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
