@@ -4,7 +4,6 @@ import base64
 import http.client
 import io
 import json
-import shutil
 import threading
 import time
 import zlib
@@ -19,7 +18,6 @@ from PIL import Image
 from config import Config
 from utils import build_generator, save_checkpoint
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 DESKTOP = {"viewport": {"width": 1400, "height": 900}}
 PHONE = {
     "viewport": {"width": 390, "height": 844},

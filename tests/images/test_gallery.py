@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import DESKTOP, PHONE
 from conftest import TINY, make_pairs
 from PIL import Image
 
@@ -19,16 +20,6 @@ import evaluate
 import train
 from config import Config
 from images.gallery import THUMBNAIL, Gallery
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-
-DESKTOP = {"viewport": {"width": 1400, "height": 900}}
-PHONE = {
-    "viewport": {"width": 390, "height": 844},
-    "is_mobile": True,
-    "has_touch": True,
-    "device_scale_factor": 2,
-}
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,6 @@ from tools import study
 from tools.study import estimate, practice_images
 from utils import build_generator, generate_any_size, load_generator, save_checkpoint
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 DESKTOP = {"viewport": {"width": 1400, "height": 900}}
 PHONE = {
     "viewport": {"width": 390, "height": 664},
