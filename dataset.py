@@ -260,12 +260,12 @@ def resolve_ranges(config: Config) -> Config:
     return replace(config, input_range=x, target_range=y)
 
 
-def load_pairs(data: PairedDataset, order: TrainingOrder | None = None):
+def load_pairs(data: PairedDataset, order: TrainingOrder):
     """Batches {"input": (B, C, H, W), "target": (B, C, H, W), "name": [B]} in `order`, for
-    `to_device`; without one, each item alone, as data[i]. Cached pairs need no processes."""
+    `to_device`. Cached pairs need no processes."""
     workers = data.config.num_workers
     workers = 0 if data.cached and workers < 0 else workers
-    pin = order is not None and choose_device(data.config.device).type == "cuda"
+    pin = choose_device(data.config.device).type == "cuda"
     return load_batches(data, order, workers, pin, collate)
 
 

@@ -10,7 +10,6 @@
 The checkpoint describes its network and data; no training option has to be repeated.
 """
 
-import contextlib
 import math
 import statistics
 import sys
@@ -19,32 +18,31 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
 from config import UserError
-from dataset import PairedDataset, load_pairs
+from dataset import PairedDataset
 from engine import cli
 from engine.devices import command_line
 from engine.files import report_skipped, save_image
-from images.arrays import output_endings, write_array
+from engine.loading import AHEAD, attempt, overlap
+from images.arrays import output_endings
 from images.gallery import Gallery
-from images.nodata import mean_error, write_nodata
 from images.outputs import Files, plan_outputs
 from images.pairs import size_of
-from images.pixels import to_image, to_tensor
-from images.ranges import from_unit, is_eight_bit
-from metrics.class_numbers import to_numbers
+from images.pixels import to_tensor
 from metrics.images import score
 from metrics.palettes import trained_palette
 from metrics.reader import LabelReader, ReaderScores, load_reader
-from metrics.split import SplitScores, write_scores
+from metrics.split import ImageScores, SplitScores, report_scores, write_scores
 from sharing.exports import is_export
 from tasks import task_of
 from tasks.base import fit
+from tasks.edges import draw_photo
 from tasks.inpainting import read_mask
+from tasks.outputs import Translation, save_output, save_translation, value_error
 from utils import generate_any_size, load_generator, run_folder, sample_grid, translate
 
 
@@ -76,35 +74,49 @@ def parse_arguments(argv=None) -> Namespace:
 
 
 GRID_IMAGES = 12
-NUMBERS = "output_labels"  # the folder of the outputs in class numbers
 
 # ---- A split ----------------------------------------------------------------------------------
 
 
-def translations(generator: nn.Module, dataset: PairedDataset, seed: int = 0, noise: bool = True):
-    """Translates the pairs of a dataset one by one; see `utils.generate` about noise. Yields (name,
-    x, G(x), y), images (C, H, W) in [-1, 1]. The noise of every image starts from `seed`, so its
-    translation does not depend on others."""
-    for pair in load_pairs(dataset):
-        output = generate_any_size(generator, pair["input"], seed, noise)
-        show = partial(dataset.task.show, pair)
-        yield pair["name"], pair["input"], show(output), show(pair["target"])
+def translations(
+    generator: nn.Module,
+    dataset: PairedDataset,
+    seed: int = 0,
+    noise: bool = True,
+    finish=lambda translation: translation,
+):
+    """Translates the pairs of a dataset one by one; see `utils.generate` about noise. Yields
+    `finish`, which runs in threads, of each Translation. The noise of every image starts from
+    `seed`, so its translation does not depend on others."""
+
+    def read(index: int):
+        return index, dataset[index], dataset.nodata(index)
+
+    def compute(item) -> Translation:
+        index, pair, missing = item
+        x, name = pair["input"], pair["name"]
+        output = generate_any_size(generator, x, seed, noise)
+        output, y = (dataset.task.show(pair, image) for image in (output, pair["target"]))
+        return Translation(name, x, output, y, index, missing)
+
+    return overlap(range(len(dataset)), read, compute, finish)
 
 
 def validate(generator: nn.Module, dataset: PairedDataset) -> tuple[dict, Image.Image]:
     """The mean L1, PSNR and SSIM of a dataset, and a grid of its first `sample_images`. The noise
     is its own, so training is unaffected."""
-    scores, grid = [], []
-    device = next(generator.parameters()).device
-    on = device if device.type == "cuda" else "cpu"  # a GPU computes SSIM faster
-    results = translations(generator, dataset)
+    shown = dataset.config.sample_images
+
+    def finish(translation: Translation) -> tuple[dict, tuple]:
+        _, x, output, y, index, _ = translation
+        return score(output, y), (x, output, y) if index < shown else None
+
+    results = translations(generator, dataset, finish=finish)
     # disable=None: only in a terminal, as it is a second progress bar
-    for _, x, output, y in tqdm(results, "validating", len(dataset), leave=False, disable=None):
-        scores.append(score(output[None].to(on), y[None].to(on)))
-        if len(grid) < dataset.config.sample_images:
-            grid.append((x, output, y))
+    results = list(tqdm(results, "validating", len(dataset), leave=False, disable=None))
+    scores, grid = zip(*results, strict=True)
     means = {name: statistics.fmean(row[name] for row in scores) for name in scores[0]}
-    return means, sample_grid(grid)
+    return means, sample_grid([*filter(None, grid)])
 
 
 def evaluate_split(
@@ -124,27 +136,22 @@ def evaluate_split(
     scores = SplitScores(palette if config.direction == "AtoB" else None)
     read = ReaderScores(reader, config) if reader else None
 
+    def finish(translation: Translation) -> tuple[Translation, ImageScores, list[str]]:
+        thumbnails = save_translation(translation, folder, config, scores.palette)
+        return translation, scores.measure(translation.output, translation.y), thumbnails
+
     labels = ("input",) if config.direction == "BtoA" else ("output", "target")
     gallery = Gallery(str(folder), command_line(), config, labels if palette else ())
     rows, grid = {}, []
-    results = translations(generator, dataset, seed, noise)
+    results = translations(generator, dataset, seed, noise, finish)
     results = tqdm(results, "translating", len(dataset), unit="image")
-    for index, (name, x, output, y) in enumerate(results):
-        ranges = (config.input_range, config.target_range, config.target_range)
-        images = list(map(to_image, (x, output, y), ranges))
-        for kind, image in zip(("input", "output", "target"), images, strict=True):
-            save_image(image, folder / kind / f"{name}.png")
-        rows[name] = scores.add(output, y)
-        if scores.palette and palette.numbers:
-            save_image(to_numbers(output, palette), folder / NUMBERS / f"{name}.png")
+    for translation, measured, thumbnails in results:
+        name, x, output, y, index, _ = translation
+        scores.add(measured)
+        rows[name] = measured.row
         if config.target_range:
-            pair = [image.permute(1, 2, 0).numpy() for image in (output, y)]
-            values, truth = (from_unit(image, config.target_range) for image in pair)
-            missing = dataset.nodata(index)
-            values_file = folder / "values" / f"{name}.npy"
-            write_array(write_nodata(values, missing[0], config.nodata), values_file)
-            rows[name]["mae"] = mean_error(values, truth, *missing)
-        gallery.add(name, images, rows[name])
+            rows[name]["mae"] = value_error(translation, config)
+        gallery.add(name, thumbnails, rows[name])
         if read:
             file = dataset.task.read(dataset.pairs[index])[0]
             labels = to_tensor(fit(file, x.shape[:0:-1], 3, nearest=True))
@@ -165,36 +172,6 @@ def evaluate_split(
     return summary
 
 
-# The lines that `report` prints; not every task has every score.
-LINES = (
-    "L1 {l1:.4f}   PSNR {psnr:.2f} dB   SSIM {ssim:.4f}",
-    "mean absolute error {mae:.6g} in the units of the targets",
-    "sharpness {sharpness:.3f} relative to the targets",
-    "color histogram intersection: L {histogram_l:.3f}   a {histogram_a:.3f}   b {histogram_b:.3f}",
-    "labels: per-pixel {pixel_accuracy:.3f}   per-class {class_accuracy:.3f}   "
-    "IoU {class_iou:.3f}   ({classes_present} classes present)",
-    "labels read from outputs (not by FCN-8s): per-pixel {read_pixel_accuracy:.3f}   per-class "
-    "{read_class_accuracy:.3f}   IoU {read_class_iou:.3f}   ({read_classes_present} classes)",
-    "labels read from targets (not by FCN-8s): per-pixel {real_pixel_accuracy:.3f}   per-class "
-    "{real_class_accuracy:.3f}   IoU {real_class_iou:.3f}",
-)
-
-
-def report(summary: dict, data_root: str, folder: Path) -> None:
-    print(f"{summary['images']} {summary['split']} images of {data_root}, mean scores:")
-    for line in LINES:
-        with contextlib.suppress(KeyError):
-            print("  " + line.format(**summary))
-    for name, iou in summary.get("class_ious", {}).items():
-        print(f"    IoU {'-' if iou is None else f'{iou:.3f}':5}  {name}")
-    print(f"  gallery   {folder / 'gallery.html'}  (open it in a browser)")
-    print(f"  images    {folder / 'output'}  (and input, target)")
-    if (folder / NUMBERS).is_dir():
-        print(f"  labels    {folder / NUMBERS}  (the outputs as class numbers)")
-    print(f"  grid      {folder / 'grid.png'}  (input | output | target)")
-    print(f"  scores    {folder / 'scores.csv'}  (means in scores.json)")
-
-
 # ---- Files ------------------------------------------------------------------------------------
 
 
@@ -203,37 +180,40 @@ def translate_files(generator: nn.Module, plan: dict[Files, Path], options: Name
     config, task = generator.config, task_of(generator.config)
     if advice := task.check_input([files[0] for files in plan]):
         print(advice, file=sys.stderr)
-    tiled = bool(options.tile)
+    tiled, noise = bool(options.tile), not options.no_dropout
     mask = read_mask(Path(options.mask), tiled) if options.mask else None
     if tiled:
         print("norms see one tile at a time, so colors can differ between tiles", file=sys.stderr)
-    skipped, advised = [], False
-    eight_bit = is_eight_bit(config.target_range, config.out_channels, config.nodata)
-    write = partial(write_array, eight_bit=eight_bit) if config.target_range else save_image
-    for files, result in tqdm(plan.items(), "translating", unit="image"):
-        file = files[0]
-        try:
-            image = task.read_input(files, tiled)
-            advice = task.hint(*size_of(image), tiled)
-            if advice and not advised:
-                tqdm.write(f"{file} {advice}", file=sys.stderr)
-                advised = True  # once is enough
-            if options.draw:
-                from tasks.edges import draw
+    advised = []
 
-                image = to_image(draw(to_tensor(np.asarray(image))))
-            image = translate(
-                generator, image, options.seed, not options.no_dropout, mask, options.tile
-            )
-        except UserError as error:
-            if config.bad_files == "stop":
-                raise
-            skipped.append(f"{file}: {error}" if str(file) not in str(error) else str(error))
-        else:
-            write(image, result)
-            if task.numbers and config.direction == "AtoB":
-                labels = to_numbers(to_tensor(np.asarray(image)), task.palette)
-                save_image(labels, result.parent / NUMBERS / result.name)
+    def read(files: Files):
+        return files, task.read_input(files, tiled)
+
+    def compute(item):
+        files, image = item
+        advice = task.hint(*size_of(image), tiled)
+        if advice and not advised:  # once is enough
+            tqdm.write(f"{files[0]} {advice}", file=sys.stderr)
+            advised.append(advice)
+        if options.draw:
+            image = draw_photo(image)
+        return files, translate(generator, image, options.seed, noise, mask, options.tile)
+
+    def finish(item) -> UserError | None:
+        if isinstance(item, UserError):
+            return item
+        files, image = item
+        save_output(image, plan[files], config)
+
+    if config.bad_files == "skip":
+        read, compute = partial(attempt, read), partial(attempt, compute)
+    results = overlap(plan, read, compute, finish, ahead=1 if tiled else AHEAD)
+    results = tqdm(results, "translating", len(plan), unit="image")
+    skipped = [
+        str(error) if str(files[0]) in str(error) else f"{files[0]}: {error}"
+        for files, error in zip(plan, results, strict=True)
+        if error
+    ]
     if len(skipped) == len(plan):
         raise UserError(f"none of the images can be translated; the first: {skipped[0]}")
     return skipped
@@ -275,7 +255,7 @@ def main(argv=None) -> int:
     reader = load_reader(options.scorer, options.device) if options.scorer else None
     noise = not options.no_dropout
     summary = evaluate_split(generator, options.split, output, options.seed, noise, reader)
-    report(summary, generator.config.data_root, output)
+    report_scores(summary, generator.config.data_root, output)
     return 0
 
 

@@ -75,7 +75,9 @@ def load_generator(path: str | Path, device: str = "cpu", ema: bool = True) -> U
     was trained with. Raises UserError."""
     checkpoint = load_any_checkpoint(path)
     name = "average" if ema and "average" in checkpoint else "generator"
-    return with_weights(build_generator, checkpoint, name, path).to(choose_device(device))
+    network = with_weights(build_generator, checkpoint, name, path).to(choose_device(device))
+    on_cpu = next(network.parameters()).device.type == "cpu"  # where channels last is faster
+    return network.to(memory_format=torch.channels_last) if on_cpu else network
 
 
 def load_discriminator(path: str | Path, device: str = "cpu") -> PatchDiscriminator:

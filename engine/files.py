@@ -44,9 +44,10 @@ def reporting_write_errors(path: Path):
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path):
-    """Yields a temporary path to write to; it replaces `path` once it is complete and on disk.
-    Until then `path` is unchanged, whatever happens. Raises UserError if it cannot be written."""
+def replacing(path: str | Path, durable: bool = True):
+    """Yields a temporary path to write to; it replaces `path` once it is complete and, if
+    `durable`, on disk. Until then `path` is unchanged, whatever happens. Raises UserError if it
+    cannot be written."""
     path = Path(path)
     # Cut, as a name can have 255 bytes; the thread tells it from others that begin alike.
     name = f"{path.name[:40]}-{threading.get_ident()}"
@@ -55,7 +56,8 @@ def replacing(path: str | Path):
         with reporting_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            retry_while_locked(flush_to_disk, temporary)
+            if durable:
+                retry_while_locked(flush_to_disk, temporary)
             retry_while_locked(os.replace, temporary, path)
     finally:
         with contextlib.suppress(OSError):
@@ -70,8 +72,8 @@ def write_text(path: str | Path, text: str) -> None:
 
 def save_image(image: Image.Image, path: Path) -> None:
     """Writes a PNG, atomically, and creates its folder."""
-    with replacing(path) as temporary:
-        image.save(temporary, format="PNG")
+    with replacing(path, durable=False) as temporary:  # it can be made again
+        image.save(temporary, format="PNG", compress_level=1)  # 3 times faster, 6 to 20 % larger
 
 
 @contextlib.contextmanager

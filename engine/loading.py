@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
 
+from engine.cli import UserError
 from engine.devices import usable_cores
 from engine.order import TrainingOrder
 
@@ -25,15 +27,14 @@ PREFETCHED = 2  # batches each loading process prepares ahead
 
 def load_batches(
     dataset: Dataset,
-    order: TrainingOrder | None = None,
+    order: TrainingOrder,
     workers: int = 0,
     pin: bool = False,
     collate: Callable | None = None,
 ):
-    """Yields batches in the given order, each `collate` of a list of items. Without an order,
-    yields each item alone. `workers` are loading processes, 0 a thread; -1: one for each core, up
-    to 16, or 4 where processes aren't forked. `pin`: into pinned memory, from which copies to a GPU
-    are asynchronous."""
+    """Yields batches in the given order, each `collate` of a list of items. `workers` are loading
+    processes, 0 a thread; -1: one for each core, up to 16, or 4 where processes aren't forked.
+    `pin`: into pinned memory, from which copies to a GPU are asynchronous."""
     context = multiprocessing.get_context()  # fork, forkserver or spawn
     forked = context.get_start_method() == "fork"
     if workers < 0:
@@ -41,22 +42,20 @@ def load_batches(
         # memory as importing PyTorch.
         cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         workers = max(1, min(cores, 16 if forked else 4))
-    alone = order is None
     if workers and len(dataset):
-        item = dataset[0] if alone else dataset.__getitems__([0])[0]
+        item = dataset.__getitems__([0])[0]
         item_bytes = sum(getattr(value, "nbytes", 0) for value in item.values())
-        workers = fit_shared_memory(workers, item_bytes * (1 if alone else order.batch_size))
+        workers = fit_shared_memory(workers, item_bytes * order.batch_size)
     loader = DataLoader(
         dataset,
-        batch_size=None if alone else 1,
         batch_sampler=order,
         num_workers=workers,
         prefetch_factor=PREFETCHED if workers else None,
-        collate_fn=partial(in_shared_memory, collate=None if alone else collate),
+        collate_fn=partial(in_shared_memory, collate=collate),
         pin_memory=pin,
         worker_init_fn=ignore_stop_requests,
         multiprocessing_context=context if workers else None,
-        generator=torch.Generator(),  # the default one would draw from the training's
+        generator=torch.Generator(),  # the default one would consume the training's random numbers
     )
     if not workers:
         yield from prefetch(iter(loader))
@@ -143,6 +142,37 @@ def exit_at_trainers_sigterm() -> None:
         if (sent := signal.sigtimedwait({signal.SIGTERM}, 5)) and sent.si_pid == trainer.pid:
             break
     os._exit(0)
+
+
+AHEAD = min(8, usable_cores())  # items that `overlap` reads ahead, and finishes at the same time
+
+
+def overlap(items, read, compute, finish, ahead: int = AHEAD):
+    """Yields finish(compute(read(item))) for each item, in order. `compute`, the network, runs in
+    this thread; the others run in threads beside it. At most `ahead` items wait on each side. An
+    error is raised once everything before it is finished."""
+    items = iter(items)
+    with ThreadPoolExecutor(2 * ahead) as pool:
+        reading = deque(pool.submit(read, item) for item in islice(items, ahead))
+        finishing = deque()
+        while reading:
+            value = reading.popleft().result()
+            reading.extend(pool.submit(read, item) for item in islice(items, 1))
+            finishing.append(pool.submit(finish, compute(value)))
+            if len(finishing) > ahead:
+                yield finishing.popleft().result()
+        for finished in finishing:
+            yield finished.result()
+
+
+def attempt(step, value):
+    """step(value), or a UserError that it raises; passes on one that is given."""
+    if isinstance(value, UserError):
+        return value
+    try:
+        return step(value)
+    except UserError as error:
+        return error
 
 
 def map_in_threads(function, items, title: str):

@@ -98,7 +98,7 @@ def upright(array: np.ndarray, turn: int) -> np.ndarray:
 def write_array(array: np.ndarray, path: Path, eight_bit: bool = False) -> None:
     """Writes an array as .npy or .tif, float32, or as a .png, rounded, with 16 bits or 8."""
     ending = path.suffix.lower()
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with replacing(path, durable=False) as temporary, open(temporary, "wb") as file:
         if ending == ".npy":
             np.save(file, array)
             return

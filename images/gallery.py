@@ -31,8 +31,8 @@ class Gallery:
         self.images = []
         self.scores = []
 
-    def add(self, name: str, images: list[Image.Image], scores: dict[str, float]) -> None:
-        """Adds one item: its input, output and target, and its scores by name."""
+    def add(self, name: str, thumbnails: list[str], scores: dict[str, float]) -> None:
+        """Adds one item: thumbnails of its input, output and target, and its scores by name."""
         self.scores = list(scores)
         self.images.append(
             {
@@ -40,7 +40,7 @@ class Gallery:
                 "name": os.fsencode(name).decode(errors="replace"),
                 "file": urllib.parse.quote(os.fsencode(f"{name}.png")),
                 "scores": [finite(value) for value in scores.values()],
-                "thumbnails": [thumbnail(i) for i in images if len(self.images) < EMBEDDED],
+                "thumbnails": thumbnails if len(self.images) < EMBEDDED else [],
             }
         )
 

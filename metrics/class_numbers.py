@@ -19,6 +19,7 @@ from metrics.palettes import Palette
 # most pixels equal their neighbor. Colors and photos do not.
 FEW, HIGHEST, EQUAL_NEIGHBORS = 64, 63, 0.8
 VOID = 255  # as in VOC and Cityscapes
+NUMBERS = "output_labels"  # the folder of outputs in class numbers
 
 
 def numbers_in(labels: Picture) -> np.ndarray:

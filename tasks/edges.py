@@ -1,10 +1,12 @@
 """Edges: a drawing -> a photo. Canny's detector draws the training inputs."""
 
 import cv2
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from images.pixels import eight_bits
+from images.pixels import eight_bits, to_image, to_tensor
 from tasks.base import PhotoTask
 
 
@@ -20,3 +22,8 @@ def draw(photo: Tensor) -> Tensor:
     gray = eight_bits(photo.mean(dim=0)).to(torch.uint8).numpy()
     lines = cv2.Canny(cv2.GaussianBlur(gray, (3, 3), 0), 100, 200)
     return torch.where(torch.from_numpy(lines) > 0, -1.0, 1.0)[None]
+
+
+def draw_photo(photo: Image.Image) -> Image.Image:
+    """The drawing of a photo, as `draw` makes it."""
+    return to_image(draw(to_tensor(np.asarray(photo))))

@@ -70,7 +70,7 @@ def test_the_test_split_is_translated_and_scored(run, generator, capsys):
 
     dataset = PairedDataset(generator.config, "test")
     results = translations(generator, dataset)
-    expected = {name: (output, score(output[None], y[None])) for name, _, output, y in results}
+    expected = {result.name: (result.output, score(result.output, result.y)) for result in results}
     assert sorted(path.name for path in (folder / "output").iterdir()) == [
         "1.png",
         "2.png",

@@ -121,7 +121,8 @@ def score_photos(reader: LabelReader, dataset: PairedDataset) -> dict[str, float
     """The `class_scores` of the labels that the reader sees in real photos."""
     reader.eval()
     matrix = 0
-    for pair in tqdm(load_pairs(dataset), "reading", len(dataset), unit="photo"):
+    for index in tqdm(range(len(dataset)), "reading", unit="photo"):
+        pair = dataset[index]
         true = read_classes(pair["target"], reader.palette)
         matrix += confusion(true, reader.read(pair["input"]), reader.palette)
     return class_scores(matrix)

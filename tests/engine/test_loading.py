@@ -5,6 +5,8 @@ import signal
 import subprocess
 import threading
 import time
+from functools import partial
+from operator import itemgetter
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 
 from engine import loading
 from engine.cli import UserError
-from engine.loading import TrainingOrder, load_batches, prefetch
+from engine.loading import TrainingOrder, attempt, load_batches, overlap, prefetch
 from images.pixels import collate, to_device, to_tensor
 
 
@@ -100,6 +102,76 @@ def test_ctrl_c_ends_the_wait_for_a_batch(monkeypatch):
         signal.signal(signal.SIGINT, previous)
 
 
+# ---- Reading, computing and writing at the same time -------------------------------------------
+
+
+def test_results_come_in_order_and_only_the_network_runs_in_this_thread():
+    threads = {"read": set(), "compute": set(), "finish": set()}
+
+    def step(name, delay):
+        def run(value):
+            threads[name].add(threading.get_ident())
+            time.sleep(delay * (value % 3))
+            return value + 1
+
+        return run
+
+    steps = step("read", 0.01), step("compute", 0), step("finish", 0.01)
+    assert list(overlap(range(20), *steps)) == list(range(3, 23))
+    assert threads["compute"] == {threading.get_ident()}
+    assert threads["compute"].isdisjoint(threads["read"] | threads["finish"])
+    assert list(overlap([], *steps)) == []
+
+
+def test_few_items_are_in_memory_at_a_time():
+    held, most = [], []
+
+    def read(item):
+        held.append(item)
+        most.append(len(held))
+        return item
+
+    def compute(item):
+        time.sleep(0.001)
+        return item
+
+    for item in overlap(range(50), read, compute, lambda item: item, ahead=2):
+        held.remove(item)
+    assert max(most) <= 2 + 1 + 3  # read ahead, in the network, finishing
+
+
+@pytest.mark.parametrize("name", ["read", "compute", "finish"])
+def test_everything_before_an_error_is_finished(name):
+    finished = []
+
+    def step(which):
+        def run(item):
+            if which == name and item == 5:
+                raise UserError("the disk is full")
+            if which == "finish":
+                time.sleep(0.01)
+                finished.append(item)
+            return item
+
+        return run
+
+    with pytest.raises(UserError, match="the disk is full"):
+        list(overlap(range(99), step("read"), step("compute"), step("finish"), ahead=3))
+    assert set(range(5)) <= set(finished) and len(finished) < 20
+
+
+def test_a_bad_item_takes_its_own_place_only():
+    def read(item):
+        if item % 2:
+            raise UserError(f"{item} is odd")
+        return item
+
+    read, compute = partial(attempt, read), partial(attempt, lambda item: -item)
+    results = list(overlap(range(4), read, compute, lambda item: item))
+    assert [results[0], results[2]] == [0, -2]
+    assert [str(results[1]), str(results[3])] == ["1 is odd", "3 is odd"]
+
+
 # ---- The processes ----------------------------------------------------------------------------
 
 
@@ -112,8 +184,15 @@ def test_fewer_processes_where_each_imports_everything(monkeypatch, method, aske
     monkeypatch.setattr(loading, "usable_cores", lambda: 32)
     options = {}
     monkeypatch.setattr(loading, "DataLoader", lambda data, **given: options.update(given) or [])
-    assert list(load_batches([], workers=asked)) == []
+    assert list(load_batches([], order=[], workers=asked)) == []
     assert options["num_workers"] == found and options["multiprocessing_context"] is context
+
+
+class Items(list):
+    """A dataset as `load_batches` takes it."""
+
+    def __getitems__(self, items: list[tuple[int, int]]) -> list[dict]:
+        return [self[item if isinstance(item, int) else item[1]] for item in items]
 
 
 SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("forkserver", "spawn")]
@@ -124,13 +203,16 @@ SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("forkserver"
 def test_a_worker_heeds_the_sigterm_of_its_trainer_alone(monkeypatch, method):
     context = loading.multiprocessing.get_context(method)
     monkeypatch.setattr(loading.multiprocessing, "get_context", lambda: context)
-    items = [{"name": str(number)} for number in range(40)]
-    loaded = load_batches(items, workers=1)
+    items = Items({"name": str(number)} for number in range(40))
+    order = TrainingOrder(len(items), batch_size=1, epochs=1, seed=0)
+    expected = [items[index] for [(_, index)] in order]
+    start = partial(load_batches, items, order, workers=1, collate=itemgetter(0))
+    loaded = start()
     first = next(loaded)
     (worker,) = context.active_children()
     subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
-    assert [first, *loaded] == items  # more than its queue holds
-    loaded = load_batches(items, workers=1)
+    assert [first, *loaded] == expected  # more than its queue holds
+    loaded = start()
     next(loaded)
     (worker,) = context.active_children()
     worker.terminate()

@@ -19,7 +19,7 @@ from PIL import Image
 import evaluate
 import train
 from config import Config
-from images.gallery import THUMBNAIL, Gallery
+from images.gallery import THUMBNAIL, Gallery, thumbnail
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_the_page_holds_scores_thumbnails_and_the_configuration(folder):
 
 def test_a_perfect_score_is_null_and_large_images_are_reduced(tmp_path):
     gallery = Gallery("title", "command", Config())
-    gallery.add("1", [Image.new("L", (640, 320))] * 3, {"psnr": float("inf")})
+    gallery.add("1", [thumbnail(Image.new("L", (640, 320)))] * 3, {"psnr": float("inf")})
     gallery.write(tmp_path / "gallery.html", {"psnr": float("inf")})
     data = data_of(tmp_path / "gallery.html")
     assert data["means"] == {"psnr": None} and data["images"][0]["scores"] == [None]
@@ -263,7 +263,7 @@ def test_the_address_holds_view_order_and_image(folder, opened):
 def test_label_maps_are_enlarged_without_smoothing(opened, tmp_path):
     gallery = Gallery("labels", "python evaluate.py labels", Config(), labels=("input",))
     checks = Image.fromarray(np.uint8([[0, 255], [255, 0]]))
-    gallery.add("1", [checks] * 3, {"l1": 0.5})
+    gallery.add("1", [thumbnail(checks)] * 3, {"l1": 0.5})
     gallery.write(tmp_path / "gallery.html", {"l1": 0.5})
     for kind in ("input", "output", "target"):
         (tmp_path / kind).mkdir()
@@ -294,7 +294,7 @@ def test_the_page_alone_shows_its_thumbnails(folder, browser, tmp_path):
 def test_only_the_first_items_have_thumbnails(tmp_path):
     gallery = Gallery("many", "python evaluate.py many", Config())
     for number in range(1003):
-        gallery.add(str(number), [Image.new("RGB", (8, 8), "teal")] * 3, {"l1": 0.5})
+        gallery.add(str(number), [thumbnail(Image.new("RGB", (8, 8), "teal"))] * 3, {"l1": 0.5})
     gallery.write(tmp_path / "gallery.html", {"l1": 0.5})
     counts = [len(item["thumbnails"]) for item in data_of(tmp_path / "gallery.html")["images"]]
     assert counts == [3] * 1000 + [0] * 3
@@ -305,7 +305,7 @@ def test_items_without_thumbnails_show_their_files(folder, opened, monkeypatch):
     monkeypatch.setattr("images.gallery.EMBEDDED", 0)
     gallery = Gallery("files", "python evaluate.py files", Config())
     for name in names(opened(folder / "gallery.html")):
-        gallery.add(name, [Image.new("RGB", (8, 8), "teal")] * 3, {"l1": 0.5})
+        gallery.add(name, [thumbnail(Image.new("RGB", (8, 8), "teal"))] * 3, {"l1": 0.5})
     gallery.write(folder / "files.html", {"l1": 0.5})
     opened(folder / "files.html").wait_for_function(
         "document.querySelector('main .card:first-child img')?.naturalWidth == 32"
@@ -318,7 +318,7 @@ def test_of_a_thousand_images_only_those_near_the_window_are_loaded(opened, tmp_
     image = Image.new("RGB", (256, 256), "teal")
     for number in range(1000):
         scores = {"l1": number * 37 % 1000 / 1000, "psnr": float("inf")}
-        gallery.add(str(number), [image] * 3, scores)
+        gallery.add(str(number), [thumbnail(image)] * 3, scores)
     gallery.write(tmp_path / "gallery.html", {"l1": 0.5, "psnr": float("inf")})
     page = opened(tmp_path / "gallery.html")
     assert len(names(page)) == 1000 and page.inner_text("#means").split() == [

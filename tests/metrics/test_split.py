@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+import metrics.images
 from images.pixels import eight_bits, to_image, to_tensor
-from metrics.images import intersections, lab_histograms, score, sharpness
+from metrics.images import intersections, score, to_lab
 from metrics.split import SplitScores
 
 
@@ -25,12 +26,25 @@ def blurred(image: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.avg_pool2d(image[None], 5, stride=1)[0]
 
 
+def sharpness(image: torch.Tensor) -> float:
+    return metrics.images.sharpness(to_lab(image))
+
+
+def lab_histograms(image: torch.Tensor) -> np.ndarray:
+    return metrics.images.lab_histograms(to_lab(image))
+
+
+def add(split: SplitScores, output: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
+    split.add(measured := split.measure(output, target))
+    return measured.row
+
+
 # ---- Images -----------------------------------------------------------------------------------
 
 
 def test_scores_against_their_definitions():
     torch.manual_seed(0)
-    one, other = torch.rand(2, 1, 3, 32, 32) * 2 - 1
+    one, other = torch.rand(2, 3, 32, 32) * 2 - 1
     result = score(one, other)
     difference = (one - other) / 2  # in a range of 1
     assert result["l1"] == pytest.approx(2 * difference.abs().mean().item(), rel=1e-5)
@@ -42,17 +56,32 @@ def test_scores_against_their_definitions():
     a, b = 0.2, 0.7
     result = score(torch.full((1, 3, 32, 32), 2 * a - 1), torch.full((1, 3, 32, 32), 2 * b - 1))
     assert result["ssim"] == pytest.approx((2 * a * b + 1e-4) / (a * a + b * b + 1e-4), abs=1e-4)
-    assert score(torch.ones(1, 3, 32, 32), -torch.ones(1, 3, 32, 32))["l1"] == 2
+    assert score(torch.ones(3, 32, 32), -torch.ones(3, 32, 32))["l1"] == 2
+
+
+@pytest.mark.parametrize("size", [(3, 64, 48), (1, 16, 16), (13, 40, 24)])
+def test_scores_equal_those_of_torchmetrics(size):
+    from torchmetrics.functional import image as reference
+
+    one = torch.rand(size, generator=torch.Generator().manual_seed(0)).double()
+    flat, nearly_flat = torch.full_like(one, 0.97), one * 1e-3 + 0.9
+    for other in (one.flip(1), (one + 0.1 * one.flip(2)).clamp(0, 1), flat, nearly_flat):
+        scores = score(2 * one - 1, 2 * other - 1)
+        pair = one[None], other[None]
+        ssim = reference.structural_similarity_index_measure(*pair, data_range=1.0)
+        psnr = reference.peak_signal_noise_ratio(*pair, data_range=1.0)
+        assert scores["ssim"] == pytest.approx(ssim.item(), abs=1e-6)
+        assert scores["psnr"] == pytest.approx(psnr.item(), abs=1e-5)  # by a float32 logarithm
 
 
 def test_an_exact_image_leaves_finite_means():
     image, other = noise(), noise(seed=1)
     split = SplitScores()
     for output in (image, other):
-        split.add(output, image)
+        add(split, output, image)
     means = split.summary()
-    assert score(image[None], image[None])["psnr"] == 100
-    assert means["psnr"] == pytest.approx((100 + score(other[None], image[None])["psnr"]) / 2)
+    assert score(image, image)["psnr"] == 100
+    assert means["psnr"] == pytest.approx((100 + score(other, image)["psnr"]) / 2)
     assert json.loads(json.dumps(means, allow_nan=False)) == means
 
 
@@ -100,7 +129,7 @@ def test_color_histograms_by_hand():
 def test_photos_are_scored_over_the_split_not_per_image():
     sharp, soft = noise(), 0.1 * noise(seed=1)
     split = SplitScores()
-    first, second = split.add(blurred(sharp), sharp[:, :28, :28]), split.add(soft, soft)
+    first, second = add(split, blurred(sharp), sharp[:, :28, :28]), add(split, soft, soft)
     assert first["sharpness"] < 0.3 and second["sharpness"] == 1
     assert first.keys() == second.keys() == {"l1", "psnr", "ssim", "sharpness"}
     result = split.summary()
@@ -119,7 +148,7 @@ def test_photos_are_scored_over_the_split_not_per_image():
 
 def test_gray_images_have_the_same_scores():
     split = SplitScores()
-    split.add(noise(1), noise(1))
+    add(split, noise(1), noise(1))
     names = {"l1", "psnr", "ssim", "sharpness", "histogram_l", "histogram_a", "histogram_b"}
     assert split.summary().keys() == names
     assert split.summary()["sharpness"] == pytest.approx(1)
@@ -129,9 +158,9 @@ def test_gray_images_have_the_same_scores():
 def test_flat_images():
     for output, sharp in ((flat(90, 90, 90), 1), (noise(), 1e6)):
         split = SplitScores()
-        image = split.add(output, flat(90, 90, 90))
+        image = add(split, output, flat(90, 90, 90))
         result = split.summary()
         assert math.isfinite(image["sharpness"]) and math.isfinite(result["sharpness"])
         assert image["sharpness"] >= sharp and result["sharpness"] >= sharp
     split = SplitScores()
-    assert split.add(flat(90, 90, 90), noise())["sharpness"] < 1e-6
+    assert add(split, flat(90, 90, 90), noise())["sharpness"] < 1e-6

@@ -71,7 +71,7 @@ def test_the_page_holds_real_and_generated_images_without_loss(page, run):
     expected = translations(generator, dataset)
     first, copy = data["generators"]
     assert [first["name"], copy["name"]] == ["run", "L1+cGAN"]
-    for item, (name, _, output, target) in zip(first["items"], expected, strict=True):
+    for item, (name, _, output, target, *_) in zip(first["items"], expected, strict=True):
         assert item["name"] == name
         assert (image_of(data, item["fake"]) == np.asarray(to_image(output))).all()
         assert (image_of(data, item["real"]) == np.asarray(to_image(target))).all()
