@@ -75,9 +75,7 @@ def load_generator(path: str | Path, device: str = "cpu", ema: bool = True) -> U
     was trained with. Raises UserError."""
     checkpoint = load_any_checkpoint(path)
     name = "average" if ema and "average" in checkpoint else "generator"
-    network = with_weights(build_generator, checkpoint, name, path).to(choose_device(device))
-    on_cpu = next(network.parameters()).device.type == "cpu"  # where channels last is faster
-    return network.to(memory_format=torch.channels_last) if on_cpu else network
+    return with_weights(build_generator, checkpoint, name, path).to(choose_device(device))
 
 
 def load_discriminator(path: str | Path, device: str = "cpu") -> PatchDiscriminator:

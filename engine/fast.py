@@ -5,6 +5,7 @@
 
 import ctypes
 import warnings
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -51,9 +52,7 @@ def speed_up(networks: list[nn.Module], precision: str, x: Tensor) -> bool:
         use_matrix_products(networks[0], x)
     modules = [module for network in networks for module in network.modules()]
     if channels_last:
-        for module in modules:
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                module.to(memory_format=torch.channels_last)
+        use_channels_last(modules)
     if device in ("cpu", "cuda"):
         for module in modules:
             if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
@@ -63,6 +62,22 @@ def speed_up(networks: list[nn.Module], precision: str, x: Tensor) -> bool:
     if device == "cpu":
         keep_heap(len(x))
     return device != "cpu" or precision == "bf16"
+
+
+def speed_up_inference(generator: nn.Module) -> None:
+    """Prepares a loaded generator, in place, for translation on a CPU: a third less time with 64
+    filters. Results differ by rounding, less than 0.001 of 255."""
+    if next(generator.parameters()).device.type != "cpu":
+        return
+    side = generator.config.crop_size  # for images of about this size
+    use_matrix_products(generator, torch.empty(1, generator.in_channels, side, side, device="meta"))
+    use_channels_last(generator.modules())
+
+
+def use_channels_last(modules: Iterable[nn.Module]) -> None:
+    for module in modules:
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.to(memory_format=torch.channels_last)
 
 
 def fused(optimizer: Adam) -> Adam:
@@ -157,6 +172,8 @@ class DownProduct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
+        if len(x) * height * width > 4 * SMALL:  # larger than those it was chosen for
+            return F.conv2d(x, self.weight, stride=2, padding=1)
         patches = F.unfold(x, 4, padding=1, stride=2).transpose(1, 2)  # (B, H/2 * W/2, C * 16)
         y = F.linear(patches, self.weight.flatten(1)).transpose(1, 2)
         return y.contiguous().unflatten(2, (height // 2, width // 2))
@@ -171,6 +188,8 @@ class UpProduct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
+        if len(x) * height * width > SMALL:
+            return F.conv_transpose2d(x, self.weight, stride=2, padding=1)
         patches = x.flatten(2).transpose(1, 2) @ self.weight.flatten(1)  # (B, H * W, C' * 16)
         return F.fold(patches.transpose(1, 2), (2 * height, 2 * width), 4, padding=1, stride=2)
 

@@ -105,7 +105,7 @@ def write_export(
 
 def stored_weights(generator: nn.Module, precision: str) -> dict[str, Tensor]:
     """The generator's weights in a precision."""
-    weights = {name: value.contiguous() for name, value in generator.state_dict().items()}
+    weights = generator.state_dict()
     if precision == "half":
         return {name: value.half() for name, value in weights.items()}
     if precision == "int8":

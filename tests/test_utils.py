@@ -14,11 +14,13 @@ import train
 import utils
 from config import Config
 from engine.cli import UserError
+from engine.fast import DownProduct, UpProduct, speed_up_inference
 from images.pixels import to_image, to_tensor
 from images.tiles import apply_in_tiles
 from utils import (
     checkpoint_files,
     generate,
+    generate_any_size,
     load_checkpoint,
     load_discriminator,
     load_generator,
@@ -111,6 +113,17 @@ def test_the_noise_does_not_depend_on_memory_layout_or_precision(generator):
     with torch.autocast("cpu", torch.bfloat16):
         mixed = generate(generator, x, seed=3)
     assert (plain - mixed).abs().max() < (plain - generate(generator, x, seed=4)).abs().max() / 2
+
+
+def test_fast_inference_changes_less_than_a_step_of_8_bits(generator):
+    fast = copy.deepcopy(generator)
+    speed_up_inference(fast)
+    assert any(type(module) is DownProduct for module in fast.modules())
+    assert any(type(module) is UpProduct for module in fast.modules())
+    for size in ((32, 32), (200, 72)):  # also larger than the images of the training
+        x = to_tensor(np.asarray(picture(size)))
+        results = [generate_any_size(network, x, seed=3) for network in (generator, fast)]
+        assert (results[0] - results[1]).abs().max() < 0.01 / 127.5
 
 
 def test_translating_leaves_other_random_numbers_alone(generator):
