@@ -4,6 +4,7 @@
     python -m tools.benchmark --batch_size 64       another batch size
     python -m tools.benchmark --junyanz DIR         also the PyTorch port, checked out there
     python -m tools.benchmark demo                  small and quick
+    python -m tools.benchmark --translate           evaluate.py, in images per second
 
 The variants take turns, each time in a new process, and the median counts. The textbook step is
 train.py's without engine/fast.py: eager, fp32, PyTorch's own Adam. The floor is its FLOPs at the
@@ -36,6 +37,7 @@ from engine.fast import choose_precision
 from engine.fields import parse_preset
 from engine.files import write_text
 from engine.order import TrainingOrder
+from tools.benchmark_translate import IMAGES, compare_translation
 from tools.make_demo import DEMO_ROOT, make_demo
 from tools.tables import described
 from train import build_model, prepare, step_function, train_step
@@ -49,6 +51,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         "--junyanz", metavar="DIR", help="a checkout of pytorch-CycleGAN-and-pix2pix; 128 or 256 px"
     )
     add("--turns", type=int, default=3, help="turns of each variant (default: 3)", metavar="N")
+    add("--translate", action="store_true", help="time evaluate.py instead of training")
     add("--json", metavar="FILE", help="also write the results there")
     options, preset, fields = parse_preset(parser, PRESETS, "facades", argv)
     if options.turns < 1:
@@ -199,11 +202,25 @@ def rows_of(measured: dict[str, list], config: Config, rates: tuple[float, float
     ]
 
 
+def report(content: dict, file: str | None) -> None:
+    print(described(content))
+    if file:
+        write_text(file, json.dumps(content, indent=2) + "\n")
+
+
 def main(argv=None) -> int:
     options = parse_arguments(argv)
     config = options.configs[0]
     device = device_of(config.device)
     precision, _ = choose_precision(config.precision, device)
+    if options.translate:
+        config = replace(config, precision=precision)
+        rows = compare_translation(config, options.junyanz, options.turns, IMAGES)
+        sizes = {"crop_size": config.crop_size, "base_channels": config.base_channels}
+        report(
+            {**provenance(device), **sizes, "images": IMAGES, "translations": rows}, options.json
+        )
+        return 0
     if Path(config.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
         make_demo(DEMO_ROOT)
 
@@ -223,9 +240,7 @@ def main(argv=None) -> int:
         "steps": steps,
         "loading": loading,
     }
-    print(described(content))
-    if options.json:
-        write_text(options.json, json.dumps(content, indent=2) + "\n")
+    report(content, options.json)
     return 0
 
 

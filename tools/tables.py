@@ -38,6 +38,8 @@ COLUMNS = [
     ("hist. b", "histogram_b", "{:.2f}"),
     ("minutes", "minutes", "{:.1f}"),
     ("ms/step", "ms/step", "{:.1f}"),
+    ("seconds", "seconds", "{:.1f}"),
+    ("CPU seconds", "CPU seconds", "{:.1f}"),
     ("images/s", "images/s", "{:.1f}"),
     ("TFLOP/s", "TFLOP/s", "{:.2f}"),
     ("of floor", "of floor", "{:.0%}"),
@@ -117,9 +119,20 @@ def speeds(content: dict) -> tuple[list[list[str]], str]:
     )
 
 
+def translations(content: dict) -> tuple[list[list[str]], str]:
+    """The table of a JSON file of tools.benchmark --translate; and what was measured, and where."""
+    rows = [([row["task"], row["variant"]], [row]) for row in content["translations"]]
+    return table_of(["task", "variant"], rows), (
+        f"{content['images']} images at {content['crop_size']} px, {content['base_channels']} "
+        f"filters, batch 1, whole programs from start to end. {origins([content])}"
+    )
+
+
 def described(content: dict) -> str:
     """The table of a JSON file and notes of its origin, in Markdown."""
-    table, facts = (speeds if "steps" in content else results)(content)
+    kinds = {"steps": speeds, "translations": translations}
+    describe = next((kinds[key] for key in kinds if key in content), results)
+    table, facts = describe(content)
     table.insert(1, ["---"] * len(table[0]))
     lines = [f"| {' | '.join(cells)} |" for cells in table]
     lines += ["", f"- {facts}", f"- `{content['command']}`"]

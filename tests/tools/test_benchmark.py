@@ -34,6 +34,30 @@ def test_it_measures_every_variant_and_the_loading(pairs, tmp_path, capsys):
     assert len(figures["loading"]) == 3 and all(rate > 0 for rate in figures["loading"].values())
 
 
+@pytest.mark.slow
+def test_translation_is_timed_from_start_to_end(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("tools.benchmark.IMAGES", 2)
+    words = ["--translate", "--json", tmp_path / "figures.json", *TINY_STEP]
+    assert main([*words, "--crop_size", "32", "--depth", "4", "--precision", "bf16"]) == 0
+    printed = capsys.readouterr().out
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    rows = figures["translations"]
+    assert [row["task"] for row in rows] == 2 * ["folder"] + 2 * ["split, scored"]
+    assert [row["variant"] for row in rows] == 2 * ["ours fp32", "ours bf16"]
+    for row in rows:
+        assert row["images/s"] == pytest.approx(2 / row["seconds"]) and row["CPU seconds"] > 0.5
+        assert f"| {row['task']} | {row['variant']} | {row['seconds']:.1f} |" in printed
+    assert printed.strip() == described(figures)
+
+
+@pytest.mark.slow
+def test_a_program_that_fails_is_named(monkeypatch, tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "networks.py").write_text("raise SystemExit('no such network')")
+    with pytest.raises(UserError, match=f"-c in {tmp_path} failed: no such network"):
+        main(["--translate", "--junyanz", tmp_path, *TINY_STEP])
+
+
 def test_a_step_of_the_papers_networks_takes_87_gflop():
     flops, adam_bytes = count_work(Config())
     assert flops / 1e9 == pytest.approx(87, abs=1) and adam_bytes / 1e9 == pytest.approx(
