@@ -24,7 +24,7 @@ TaskName = Literal["pairs", "colorization", "inpainting", "super_resolution", "e
 
 @dataclass(frozen=True)
 class Config:
-    # The comment behind a field is its text in `python train.py --help`. Sizes are in pixels.
+    # The comment after a field is its text in `python train.py --help`. Sizes are in pixels.
 
     # Data
     data_root: str = "data/facades"  # folder with train/, val/, test/ (or A/train/, B/train/ ...)

@@ -1,4 +1,4 @@
-"""Image pairs x and y from files: found, split, cropped and mirrored together.
+"""Finds, reads and augments image pairs (x, y).
 
     python dataset.py facades --data_root photos     reads every file and lists the bad ones
 
@@ -11,11 +11,11 @@
 Two layouts are recognized; data/README.md shows both:
 
     data_root/train/7.jpg                    side by side: A is the left half, B the right
-    data_root/A/train/7.jpg, B/train/7.png   two folders, matched by name without its ending
+    data_root/A/train/7.jpg, B/train/7.png   two folders, matched by name without extension
 
 Tasks that make their own pairs (tasks/) read photos from such folders, or from one:
 
-    data_root/7.jpg                          a tenth each is set aside for val and test
+    data_root/7.jpg                          a tenth goes to val, a tenth to test
 """
 
 import hashlib
@@ -45,9 +45,9 @@ from tasks import task_of
 
 
 def augmentation(config: Config):
-    """The recipe for training pairs (Section 6.2), to be edited: one for x and y alike, another for
-    x alone, or None. It is seeded for every pair and epoch, so neither the number of workers nor a
-    resume changes it."""
+    """The recipe for training pairs (Section 6.2); edit it here. Returns a transform for x and y
+    together, and one for x alone or None. They are seeded for every pair and epoch, so neither the
+    number of workers nor a resume changes the result."""
     import albumentations as A  # its import takes over a second
 
     turns = [A.RandomRotate90(p=1.0), A.VerticalFlip(p=0.5)] if config.rotate else []
@@ -59,7 +59,7 @@ def augmentation(config: Config):
         ],
         additional_targets={"target": "image"},
     )
-    strength = config.jitter
+    strength = config.jitter  # of colors; the paper's "jitter" is the crop
     if not strength:
         return both, None
     if config.in_channels in (1, 3):
@@ -79,17 +79,18 @@ def augment(
     x, y = pair["image"], pair["target"]
     if input_alone is None:
         return x, y
-    input_alone.set_random_state(both.random_generator, both.py_random)
+    input_alone.set_random_state(both.random_generator, both.py_random)  # continues them
     if x.dtype == np.uint8:
         return input_alone(image=x)["image"], y
     unit = (fill_nodata(x) + 1) / 2  # albumentations takes floats in [0, 1]
-    return np.where(np.isnan(x), x, input_alone(image=unit)["image"] * 2 - 1), y
+    jittered = input_alone(image=unit)["image"] * 2 - 1
+    return np.where(np.isnan(x), x, jittered), y
 
 
 # ---- The dataset ------------------------------------------------------------------------------
 
 
-STAND_IN_IMAGES = 100  # validated on where a dataset has no val
+STAND_IN_IMAGES = 100  # validated on if a dataset has no val
 
 
 class PairedDataset(Dataset):
@@ -99,8 +100,8 @@ class PairedDataset(Dataset):
     `dataset[epoch, index]` is augmented as in that epoch. Training pairs are resized to
     `load_size`, cropped to `crop_size` and mirrored, x and y alike (Section 6.2). Without
     augmentation (val, test, `augment=False`) they are resized to `crop_size`, or as in training if
-    `config.resize` keeps their shape. `validating` keeps `config.validate_images` of them, by
-    default all of val, or 100 of what stands in for it.
+    `config.resize` keeps their shape. `validating` keeps `config.validate_images` of them, evenly
+    chosen; 0: all of val, or 100 of what stands in for it.
 
     A bad file ends the run, or is left out if `bad_files` is "skip"; `skipped` then holds the
     reasons. All files are read up front if they fit into `cache_gb` or if bad ones are skipped.
@@ -116,10 +117,11 @@ class PairedDataset(Dataset):
         self.skipped: list[str] = []
         self.split, self.pairs = self.task.find(split, self.refuse)
         limit = config.limit or len(self.pairs)
-        if config.bad_files == "stop":  # otherwise, bad files do not count
+        if config.bad_files == "stop" or validating:  # else, read_all counts the good ones
             self.pairs = self.pairs[:limit]
         if validating:
-            self.choose_evenly(config.validate_images or (self.split != split and STAND_IN_IMAGES))
+            default = STAND_IN_IMAGES if self.split != split else 0
+            self.choose_evenly(config.validate_images or default)
         self.augmented = augment and split == "train"
         self.recipe = augmentation(config) if self.augmented else None
         if self.augmented:
@@ -127,14 +129,14 @@ class PairedDataset(Dataset):
         if split == "train":
             self.task.check_labels(self.pairs)
         self.size = config.load_size if self.augmented else config.crop_size
-        pixels = min(limit, len(self.pairs)) * math.prod(self.first_size())
+        pixels = min(limit, len(self.pairs)) * math.prod(self.check_first_size())
         self.cached = pixels * self.task.bytes_per_pixel <= config.cache_gb * 1e9
         self.cache = []
         if self.cached or config.bad_files == "skip":
             self.read_all(limit)
 
     def choose_evenly(self, most: int) -> None:
-        """Keeps at most so many pairs, unless `most` is 0."""
+        """Keeps at most `most` pairs, or all if it is 0."""
         if 0 < most < len(self.pairs):
             print(f"validating on {most} of {len(self.pairs)} {self.split} pairs, evenly chosen")
             self.pairs = evenly(self.pairs, most)
@@ -143,14 +145,14 @@ class PairedDataset(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Tensor | str]:
-        pair = self.pixels(item).items()
-        return {k: to_tensor(v) if isinstance(v, np.ndarray) else v for k, v in pair}
+        values = self.raw_item(item).items()
+        return {k: to_tensor(v) if isinstance(v, np.ndarray) else v for k, v in values}
 
     def __getitems__(self, items: list) -> list[dict[str, np.ndarray | Tensor | str]]:
         """The items of a batch, for DataLoader. 8-bit pixels stay uint8 until `to_device`."""
-        return [self.pixels(item) for item in items]
+        return [self.raw_item(item) for item in items]
 
-    def pixels(self, item: int | tuple[int, int]) -> dict[str, np.ndarray | Tensor | str]:
+    def raw_item(self, item: int | tuple[int, int]) -> dict[str, np.ndarray | Tensor | str]:
         """An item of the dataset: pixels as in `load`, or tensors if a task made the pair."""
         epoch, index = item if isinstance(item, tuple) else (0, range(len(self))[item])
         x, y = self.cache[index] if self.cached else self.load(index)
@@ -169,13 +171,13 @@ class PairedDataset(Dataset):
         return np.isnan(x), np.isnan(y)
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Reads x and y and resizes them, (H, W, C): uint8, or float32 in [-1, 1] if arrays,
-        NaN where they have no data."""
+        """Reads x and y and resizes them, (H, W, C): uint8, or float32 in [-1, 1] for arrays
+        (images/arrays.py), NaN where they have no data."""
         images = self.task.read(self.pairs[index])
         x, y = self.task.resize(images, self.new_size(*size_of(images[0])))
         height, width, _ = x.shape
         least, name = (self.config.crop_size, "crop_size") if self.augmented else (16, "16 px")
-        if min(height, width) < least:  # SSIM needs 11
+        if min(height, width) < least:  # the window of SSIM is 11 px
             found = f"{self.pairs[index].a[0]} is {width}x{height}, less than {name}"
             raise UserError(f"{found}; --resize fit enlarges it")
         return x, y
@@ -187,7 +189,7 @@ class PairedDataset(Dataset):
         scale = self.config.load_size / min(width, height) if self.config.resize == "fit" else 1
         return round(width * scale), round(height * scale)
 
-    def first_size(self) -> tuple[int, int]:
+    def check_first_size(self) -> tuple[int, int]:
         """The width and height of the first pair once resized; a square if it cannot be read, which
         is reported where it is used. Warns if training pairs lose their shape."""
         try:
@@ -200,7 +202,7 @@ class PairedDataset(Dataset):
         return self.new_size(width, height)
 
     def refuse(self, error: UserError) -> None:
-        """Stops at a bad file, or notes it."""
+        """Raises the error of a bad file, or records it if these are skipped."""
         if self.config.bad_files == "stop":
             raise UserError(
                 f"{error} (python dataset.py lists all such files, --bad_files skip omits them)"
@@ -214,7 +216,7 @@ class PairedDataset(Dataset):
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
     def read_all(self, limit: int) -> None:
-        """Reads the pairs in threads, as decoding and resizing release Python's lock. Keeps the
+        """Reads the pairs in threads, as decoding and resizing release the GIL. Keeps the
         first `limit` good ones, and their pixels if they are to be cached."""
 
         def try_to_load(index: int) -> tuple[np.ndarray, np.ndarray] | UserError:
@@ -251,9 +253,10 @@ class NoUsablePairsError(UserError):
 
 
 def resolve_ranges(config: Config) -> Config:
-    """The configuration with percentiles in its ranges replaced by their values in training.
+    """The configuration with percentiles in its ranges replaced by the values measured on
+    training pairs.
     Raises UserError."""
-    order = 1 if config.direction == "AtoB" else -1
+    order = 1 if config.direction == "AtoB" else -1  # [::order] maps x, y to A, B and back
     ranges = (config.input_range, config.target_range)[::order]
     channels = (config.in_channels, config.out_channels)[::order]
     x, y = measure_ranges(Path(config.data_root), ranges, channels, config.nodata)[::order]
@@ -297,7 +300,7 @@ def main(argv=None) -> int:
         if used != split:
             continue  # it is missing; the split that replaces it is checked by itself
         bad += len(problems)
-        print(*(f"  {problem}" for problem in problems), sep="\n", end="\n" if problems else "")
+        print("".join(f"  {problem}\n" for problem in problems), end="")
         print(f"{split}: {good} good, {len(problems)} bad")
     if bad:
         print("fix or remove the bad files, or train without them (--bad_files skip)")

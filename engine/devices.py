@@ -18,7 +18,7 @@ from engine.cli import UserError, shell_quote
 def choose_device(name: str) -> torch.device:
     """The device called `name`; auto is CUDA, else MPS, else the CPU, with a warning if that leaves
     a GPU unused. Raises UserError."""
-    if name == "cpu":  # does not wake the GPUs
+    if name == "cpu":  # avoids initializing CUDA
         return torch.device(name)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     usable = [index for index in range(count) if has_code_for(index)]
@@ -41,8 +41,9 @@ warn_once = cache(lambda text: print(text, file=sys.stderr))
 
 
 def has_code_for(index: int) -> bool:
-    """Whether this build of PyTorch has code for a GPU: of its major version and no newer (sm), or
-    code that the driver compiles (compute). Builds for CUDA 13 have none for Pascal and Volta."""
+    """Whether this build of PyTorch has code for a GPU: binaries (sm) of its major version, no
+    newer, or PTX (compute), which the driver compiles. Builds for CUDA 13 have none for Pascal and
+    Volta."""
     device = torch.cuda.get_device_capability(index)
     codes = re.findall(r"(sm|compute)_(\d+)(\d)", " ".join(torch.cuda.get_arch_list()))
     for kind, *version in codes:

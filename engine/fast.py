@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
 
-# Adam warns when something a graph could record runs outside of one, as the first steps do.
+# Adam warns when a capturable optimizer steps outside a graph, as in the first steps.
 warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
 
 
@@ -41,7 +41,7 @@ def mixed_precision(precision: str, device: torch.device) -> torch.autocast:
 def speed_up(networks: list[nn.Module], precision: str, x: Tensor) -> bool:
     """Prepares networks, in place, for training on batches like `x`, (B, C, H, W), which the first
     network takes. Returns whether Adam should be `fused`, too: not on a CPU in fp32, where results
-    at batch 1 stay equal bit by bit. Elsewhere they differ by rounding."""
+    at batch 1 stay equal bit for bit. Elsewhere they differ by rounding."""
     device = next(networks[0].parameters()).device.type
     if device == "cuda":
         torch.backends.cudnn.benchmark = True

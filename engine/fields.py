@@ -39,7 +39,7 @@ def boolean(text: str) -> bool:
 
 
 def add_fields(parser: argparse.ArgumentParser, defaults, title: str) -> None:
-    """Adds an option for each field of the dataclass instance `defaults`. The comment behind a
+    """Adds an option for each field of the dataclass instance `defaults`. The comment after a
     field is its help. Options that are not given are absent from the parsed result."""
     source = inspect.getsource(type(defaults))
     comments = dict(re.findall(r"^ +(\w+): .*?# *(.*)$", source, re.MULTILINE))

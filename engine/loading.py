@@ -83,8 +83,8 @@ def fit_shared_memory(workers: int, batch_bytes: int) -> int:
 
 
 def in_shared_memory(items, collate: Callable | None) -> dict:
-    """The batch of a loading process. If DataLoader put it into shared memory, in a thread, a lack
-    of space would not end the training, but leave it waiting."""
+    """The batch of a loading process. DataLoader would put it into shared memory in a thread, where
+    a full /dev/shm makes training wait for ever."""
     batch = collate(items) if collate else items
     if get_worker_info():
         for value in batch.values():
@@ -177,7 +177,7 @@ def attempt(step, value):
 
 def map_in_threads(function, items, title: str):
     """Yields function(item) for each item, in order, with a progress bar. One thread per core:
-    for work that releases Python's lock, such as decoding images. Closing it cancels the rest."""
+    for work that releases the GIL, such as decoding images. Closing it cancels the rest."""
     with ThreadPoolExecutor(usable_cores()) as pool:
         try:
             yield from tqdm(pool.map(function, items), title, len(items), unit="pair")

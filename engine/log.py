@@ -126,7 +126,7 @@ class Log:
         self.events.add_image(name, np.asarray(image), step, dataformats="HWC")
 
     def flush(self) -> None:
-        """Onto the disk: a checkpoint must not be ahead of the log, unless it is open elsewhere."""
+        """Syncs to disk, so that no checkpoint is ahead of the log; not while log.csv is locked."""
         self.write_row()
         with reporting_write_errors(self.path), contextlib.suppress(PermissionError):
             self.events.flush()

@@ -12,7 +12,8 @@ from engine.cli import UserError
 class TrainingOrder(Sampler):
     """The batches of a whole run from step `start` on, each a list of (epoch, index). Every epoch
     is a permutation that depends on the seed and the epoch alone; what is left over without a full
-    batch is dropped. Each of several `processes` takes the share of its `rank` of every step."""
+    batch is dropped. Process `rank` of `processes` takes
+    its share of every step."""
 
     items: int
     batch_size: int

@@ -58,7 +58,7 @@ class Processes:
         return torch.nn.parallel.DistributedDataParallel(network)
 
     def seed_this_process(self, seed: int) -> None:
-        """Seeds the noise of each process but the first, which keeps its state."""
+        """Gives every process but the first a noise of its own."""
         if not self.first:
             torch.manual_seed(seed + self.rank)
 

@@ -1,4 +1,4 @@
-"""Restores the state of a run from a checkpoint, so that it continues bit by bit."""
+"""Restores the state of a run from a checkpoint, so that it continues bit for bit."""
 
 import math
 

@@ -163,7 +163,7 @@ class Run:
             }
             for name in self.schedule.checkpoints_due(step):
                 self.save_checkpoint(self.checkpoints / f"{name}.pt", **state)
-            if self.schedule.figures_due(step):
+            if self.schedule.unscheduled_save_due(step):
                 draw_curves(self.folder)
         self.schedule.save_overdue = False
         self.saved_at = time.monotonic()

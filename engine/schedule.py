@@ -31,12 +31,13 @@ class Schedule:
             due.append("best")
         if step and self.ends(self.config.keep_epochs, step):
             due.append(f"epoch_{self.epoch(step):04d}")
-        if self.ends(self.config.save_epochs, step) or self.figures_due(step):
+        if self.ends(self.config.save_epochs, step) or self.unscheduled_save_due(step):
             due.append("latest")
         return due
 
-    def figures_due(self, step: int) -> bool:
-        """Whether curves.png is drawn: with the checkpoints that do not come by epochs."""
+    def unscheduled_save_due(self, step: int) -> bool:
+        """Whether latest.pt is written and curves.png drawn in any epoch: at the end, when the run
+        stops, and after `save_minutes`."""
         return self.is_last(step) or self.stopping or self.save_overdue
 
     @property

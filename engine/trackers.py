@@ -12,8 +12,8 @@ from engine.files import write_text
 
 
 class Tracker:
-    """The same run there: its configuration, scalars and sample grids. What goes wrong later, such
-    as a lost connection, is left to its own process, which uploads."""
+    """Mirrors the run in W&B: configuration, scalars and sample grids. Later failures, such as a
+    lost connection, are left to its upload process."""
 
     def __init__(self, folder: Path, config: Any, resumed: bool):
         """Raises UserError if the package or access is missing."""

@@ -33,7 +33,7 @@ HEADER_LOCK = threading.Lock()
 
 
 def read_array(path: Path, nodata: str = "", large: bool = False) -> np.ndarray:
-    """Reads a .npy file, (H, W) or (H, W, C), or an image file with all its bits; NaN where a pixel
+    """Reads a .npy file, (H, W) or (H, W, C), or an image file at full bit depth; NaN where a pixel
     has the value `nodata`. `large` is as in `check_pixels`. Raises UserError naming the file."""
     try:
         content = path.read_bytes()
@@ -66,7 +66,7 @@ def decode(content: bytes) -> np.ndarray:
         planar = tags.get(PLANAR_CONFIGURATION) == 2 and channels > 1
         if tags.next or planar or tags.get(SAMPLESPERPIXEL, 1) != channels:
             raise ValueError("it has pages, or bands that OpenCV cannot read; save it as .npy")
-    elif (turn := orientation(content)) > 1:  # OpenCV applies that of a TIFF alone
+    elif (turn := orientation(content)) > 1:  # OpenCV applies only a TIFF's
         array = upright(array, turn)
     return swap_colors(array) if channels > 2 else array
 

@@ -29,8 +29,8 @@ def by_name(files: list[Path], refuse: Callable[[UserError], None]) -> dict[str,
 
 
 def near_misses(names: Iterable[str]) -> dict[str, str]:
-    """Names by their `core`, where no other has the same: the near miss of a name without a partner
-    is that of its own core."""
+    """Maps each `core` that only one name has to that name: the near miss of a name without a
+    partner is the one at its own core."""
     found, twice = {}, set()
     for name in names:
         if found.setdefault(core(name), name) != name:

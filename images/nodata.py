@@ -39,8 +39,8 @@ def fill_nodata(unit: np.ndarray) -> np.ndarray:
 
 
 def write_nodata(array: np.ndarray, missing: np.ndarray, nodata: str) -> np.ndarray:
-    """The array with the value `nodata` in every channel of a pixel that is `missing`, (H, W, C)
-    bool, in any."""
+    """The array with the value `nodata` in all channels of the pixels that are `missing`, (H, W, C)
+    bool, in any channel."""
     if not nodata:
         return array
     return np.where(missing.any(axis=2, keepdims=True), np.float32(nodata), array)

@@ -61,7 +61,7 @@ def inputs_of(source: Path, output: Path, stacked: str) -> list[tuple[Files, Pat
         raise UserError(f"--output is the folder of the inputs, {source}; they would be lost")
     folders = folders_of(source, stacked) if stacked else []
     if len(folders) < 2:
-        files = find_images_below(source, besides=output)
+        files = find_images_below(source, excluded=output)
         return [((file,), file.relative_to(source)) for file in files]
     found = {folder: below(folder, output) for folder in folders}
     for files in found.values():
@@ -76,7 +76,7 @@ def inputs_of(source: Path, output: Path, stacked: str) -> list[tuple[Files, Pat
     ]
 
 
-def below(folder: Path, besides: Path) -> dict[str, Path]:
+def below(folder: Path, excluded: Path) -> dict[str, Path]:
     """The images below a folder by path without ending, as names are matched."""
-    files = find_images_below(folder, besides)
+    files = find_images_below(folder, excluded)
     return {composed(str(file.relative_to(folder).with_suffix(""))): file for file in files}

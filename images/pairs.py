@@ -128,7 +128,7 @@ def folders_of(root: Path, side: str) -> list[Path]:
 def find_photos(
     root: Path, split: str, refuse: Callable[[UserError], None] = stop
 ) -> tuple[str, list[Pair]]:
-    """The same for photos. Without folders for the splits, every tenth is set aside for val and
+    """`find_pairs` for photos. Without folders for the splits, every tenth is set aside for val and
     every tenth for test."""
     files = sorted(filter(is_image, root.glob("*")), key=natural_order)
     if not files or (root / "train").is_dir():
@@ -151,9 +151,8 @@ def read_pair(
     nodata: str = "",
     as_rgb: tuple[bool, bool] = (True, True),
 ) -> tuple[Picture, Picture]:
-    """A and B of a pair, of equal size: RGB images, or where asked arrays of the values in their
-    files, NaN where these are `nodata`, or images and arrays of numbers that are no colors. Raises
-    UserError."""
+    """A and B of a pair, of equal size: RGB images; where `arrays`, values as stored, NaN for
+    `nodata`; where not `as_rgb`, images as stored, such as class numbers. Raises UserError."""
     kinds = [(array, nodata, False, rgb) for array, rgb in zip(arrays, as_rgb, strict=True)]
     if pair.b:
         a, b = (read_side(files, *kind) for files, kind in zip(pair[1:], kinds, strict=True))

@@ -25,8 +25,8 @@ def eight_bits(image: Tensor) -> Tensor:
 
 
 def visible_channels(image: Tensor) -> Tensor:
-    """The channels of (C, H, W) that are shown: 1 or 3 as they are, else the first 3, or of 2 the
-    first."""
+    """The channels of (C, H, W) that are shown: 1 or 3 as they are, else the first 3,
+    or the first of 2."""
     return image if len(image) in (1, 3) else image[: 3 if len(image) > 3 else 1]
 
 
@@ -73,8 +73,8 @@ def collate(items: list[dict]) -> dict[str, Tensor | list[str]]:
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:
-    """(B, C, H, W), uint8 or float32 -> the floats of `to_tensor`, equal bit by bit, on the device.
-    Bytes travel as such: they are a quarter of their floats."""
+    """(B, C, H, W), uint8 or float32 -> the floats of `to_tensor`, equal bit for bit, on the
+    device. uint8 is copied as it is, a quarter of the bytes."""
     if device.type == "cpu":
         return to_tensor(images.movedim(1, -1).numpy())
     images = images.to(device, non_blocking=device.type == "cuda")

@@ -46,7 +46,7 @@ def from_unit(array: np.ndarray, value_range: str) -> np.ndarray:
 
 
 def is_eight_bit(value_range: str, channels: int, nodata: str = "") -> bool:
-    """Whether values of a range, or `nodata`, are those of an 8-bit gray, RGB or RGBA image."""
+    """Whether the values of a range, and `nodata` if any, fit an 8-bit gray, RGB or RGBA image."""
     if "%" in value_range or not value_range or channels not in (1, 3, 4):
         return False
     low, high = ends_of(value_range)
@@ -55,8 +55,8 @@ def is_eight_bit(value_range: str, channels: int, nodata: str = "") -> bool:
 
 
 def measure_range(value_range: str, pixels, channels: int, side: str) -> str:
-    """A range whose percentiles are those of arrays of pixels (N, C) that have so many channels,
-    without NaN; other ranges as they are. `side` is A or B. Raises UserError."""
+    """Replaces percentiles by those of the arrays `pixels`, (N, C), that have `channels` channels,
+    without NaN; returns other ranges as they are. `side` is A or B. Raises UserError."""
     if "%" not in value_range:
         return value_range
     fitting = [some for some in pixels if some.shape[1] == channels]

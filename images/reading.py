@@ -61,10 +61,10 @@ def find_images(folder: Path) -> list[Path]:
     return files
 
 
-def find_images_below(folder: Path, besides: Path) -> list[Path]:
-    """The image files in a folder and its subfolders, links included, in natural order, besides
-    those in one of these. Prints what is not read. Raises UserError if none."""
-    files, seen = [], {os.path.realpath(besides)}
+def find_images_below(folder: Path, excluded: Path) -> list[Path]:
+    """The image files in a folder and its subfolders, links included, in natural order, except
+    those below `excluded`. Prints what is not read. Raises UserError if none."""
+    files, seen = [], {os.path.realpath(excluded)}
     for here, folders, names in os.walk(folder, followlinks=True):
         if os.path.realpath(here) in seen:  # a link to a folder above
             folders.clear()
@@ -111,7 +111,7 @@ def report(folder: Path, paths: Iterable[Path]) -> None:
 
 
 def is_large(width: int, height: int) -> bool:
-    """Whether an image has too many pixels to be read, but in tiles."""
+    """Whether an image has too many pixels to be read, except in tiles."""
     return width * height > MAX_PIXELS
 
 

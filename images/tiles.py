@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 
 def apply_in_tiles(run, x: Tensor, side: int) -> Tensor:
-    """Applies `run`, (C, H, W) -> (C, H, W), to tiles of at most `side` px, which overlap by half
+    """Applies `run`, (C, H, W) -> (C', H, W), to tiles of at most `side` px, which overlap by half
     and are blended linearly."""
     height, width = x.shape[-2:]
     if max(height, width) <= side:

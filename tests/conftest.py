@@ -80,7 +80,7 @@ def pairs(tmp_path_factory) -> Path:
 
 
 def equal(one, other) -> bool:
-    """Equality bit by bit of nested state dicts."""
+    """Equality bit for bit of nested state dicts."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):

@@ -6,7 +6,7 @@
 A real process trains and saves a checkpoint after every step. SIGKILL ends it at a random moment:
 anywhere in its life, while a checkpoint is being written, or soon after it has resumed. Then it is
 resumed, and so on. In the end the run is compared with an uninterrupted one: weights,
-optimizers, random numbers and log must be equal bit by bit. Exit code 0 if they are.
+optimizers, random numbers and log must be equal bit for bit. Exit code 0 if they are.
 """
 
 import argparse

@@ -466,6 +466,13 @@ def test_a_stand_in_for_val_is_a_hundred_pairs_at_most(tmp_path, capsys):
     assert len(PairedDataset(config, "val")) == 230  # evaluate.py scores them all
 
 
+def test_a_limit_also_counts_where_bad_files_are_skipped(mapped):
+    fields = {"limit": 2, "validate_images": 1, "bad_files": "skip"}
+    data = PairedDataset(config_for(mapped, **fields), "train", validating=True)
+    everything = PairedDataset(config_for(mapped, bad_files="skip"), "train")
+    assert data.pairs == everything.pairs[:1] or data.pairs == everything.pairs[1:2]
+
+
 def test_any_validation_can_be_limited(pairs, tmp_path, undrawn, capsys):
     assert len(PairedDataset(config_for(pairs), "val", validating=True)) == 2
     config = config_for(pairs, output=str(tmp_path / "run"), epochs=1, validate_images=1)
