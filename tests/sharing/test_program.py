@@ -102,6 +102,7 @@ def test_a_program_of_every_network(tmp_path, fields):
             assert theirs.dtype == torch.float32 and not theirs.requires_grad
 
 
+@pytest.mark.slow
 def test_a_program_translates_as_translate_does(run, tmp_path):
     program, generator = loaded(run, tmp_path / "mine.pt2"), load_generator(run)
     image = Image.open(REPOSITORY / "tests" / "checkpoint_format_1.png").convert("RGB")
