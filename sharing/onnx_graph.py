@@ -14,7 +14,7 @@ from generator import UNetGenerator
 from sharing.exports import quantize
 
 try:
-    from onnx import ModelProto, TensorProto, helper, numpy_helper
+    from onnx import ModelProto, TensorProto, helper, numpy_helper, shape_inference
 except ImportError as error:
     raise UserError("ONNX files need a package: pip install onnx") from error
 
@@ -78,17 +78,22 @@ class Graph:
         return self.add("Gather", x, self.add("Min", pixels, mirror), axis=axis)
 
 
-def onnx_model(generator: UNetGenerator, noise: bool = True, web: bool = False) -> ModelProto:
+def onnx_model(
+    generator: UNetGenerator, noise: bool = True, web: bool = False, size: int | None = None
+) -> ModelProto:
     """`UNetGenerator.forward` for any size as an ONNX model: "input" (N, in_channels, H, W) ->
-    "output" (N, out_channels, H, W), float32 in [-1, 1]. For the web, dropout is a product with
-    inputs, noise_0 ..., and weights are int8."""
+    "output" (N, out_channels, H, W), float32 in [-1, 1]. With `size`, a multiple of 2**depth, for
+    (1, in_channels, size, size) alone: nothing is padded and all shapes are known, which OpenCV 4
+    needs. For the web, dropout is a product with inputs, noise_0 ..., and weights are int8."""
     tensor, single = helper.make_tensor_value_info, TensorProto.FLOAT
+    batch, *sides = [1, size, size] if size else ["N", "H", "W"]
     graph, skips, x = Graph(small=web), [], "input"
-    inputs = [tensor(x, single, ["N", generator.in_channels, "H", "W"])]
-    shape = graph.add("Shape", x)
-    for axis in (2, 3):
-        side = graph.add("Gather", shape, np.int64(axis))
-        x = graph.mirrored(x, axis, side, 2**generator.depth)
+    inputs = [tensor(x, single, [batch, generator.in_channels, *sides])]
+    if not size:
+        shape = graph.add("Shape", x)
+        for axis in (2, 3):
+            side = graph.add("Gather", shape, np.int64(axis))
+            x = graph.mirrored(x, axis, side, 2**generator.depth)
     for layer in generator.encoder:
         x = graph.layer(x, layer)
         skips.append(x)
@@ -96,8 +101,8 @@ def onnx_model(generator: UNetGenerator, noise: bool = True, web: bool = False) 
     for i, layer in enumerate(generator.decoder):
         x = graph.layer(x, layer)
         if i in generator.dropped and web:
-            sides = ["N", layer[-1].num_features, None, None]
-            inputs.append(tensor(f"noise_{len(inputs) - 1}", single, sides))
+            of_noise = [batch, layer[-1].num_features, None, None]
+            inputs.append(tensor(f"noise_{len(inputs) - 1}", single, of_noise))
             x = graph.add("Mul", x, inputs[-1].name)
         elif i in generator.dropped and noise:
             x = graph.dropout(x, generator.dropout)
@@ -105,13 +110,17 @@ def onnx_model(generator: UNetGenerator, noise: bool = True, web: bool = False) 
         if generator.joins_skips:
             x = graph.add("Concat", x, skip, axis=1)
     x = graph.layer(x, generator.output)
-    axes = np.int64([2, 3])
-    size = graph.add("Gather", shape, axes)
-    graph.add("Slice", x, np.int64([0, 0]), size, axes, name="output")
-    output = tensor("output", single, ["N", generator.out_channels, "H", "W"])
-    return helper.make_model(
+    if size:
+        graph.add("Identity", x, name="output")
+    else:
+        axes = np.int64([2, 3])
+        shown = graph.add("Gather", shape, axes)
+        graph.add("Slice", x, np.int64([0, 0]), shown, axes, name="output")
+    output = tensor("output", single, [batch, generator.out_channels, *sides])
+    model = helper.make_model(
         helper.make_graph(graph.nodes, "generator", inputs, [output], graph.constants),
         producer_name="pix2pix",
         opset_imports=[helper.make_opsetid("", 13)],  # the oldest with all of it, for old runtimes
         ir_version=7,
     )
+    return shape_inference.infer_shapes(model) if size else model

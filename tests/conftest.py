@@ -21,7 +21,7 @@ from torch import nn
 from config import Config
 from engine import cli
 from engine.log import Log
-from utils import load_checkpoint
+from utils import build_generator, load_checkpoint, save_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -172,6 +172,19 @@ def undrawn(monkeypatch) -> None:
     """Runs without curves.png and progress.gif, which take most of the time of a tiny one."""
     for name in ("draw_curves", "draw_progress"):
         monkeypatch.setattr(f"engine.run.{name}", lambda folder: None)
+
+
+def untrained(folder: Path, **fields) -> Path:
+    """A run folder with an untrained generator. The spread of its norms and weights makes every
+    layer count in the output."""
+    config = Config(**{**TINY, "output": str(folder), **fields})
+    torch.manual_seed(0)
+    generator = build_generator(config)
+    for parameter in generator.parameters():
+        parameter.data.normal_(0.1, 0.3)
+    weights = generator.state_dict()
+    save_checkpoint(folder / "checkpoints" / "latest.pt", config, generator=weights, step=0)
+    return folder
 
 
 class CrashError(Exception):

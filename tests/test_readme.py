@@ -295,6 +295,8 @@ def test_every_piece_of_python_runs(workspace):
         "runs/mine": "train.py facades --data_root mydata --direction AtoB --output runs/mine",
         "runs/inpainting": "train.py inpainting --data_root photos",
         "mine.onnx": "-m tools.export runs/mine --onnx mine.onnx --no_dropout",
+        "mine256.onnx": "-m tools.export runs/mine --onnx mine256.onnx --no_dropout --size 256",
+        "mine.pt2": "-m tools.export runs/mine --program mine.pt2",
     }.items():
         if not (workspace / made).exists():
             ((code, output),) = run_all([["python", *words.split()]], workspace)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import REPOSITORY, TINY
+from conftest import REPOSITORY, untrained
 from PIL import Image
 
 import evaluate
@@ -23,7 +23,6 @@ from sharing.card import CARD
 from sharing.exports import DESCRIPTION, EXPORT_FILES, WEIGHTS
 from tools.export import export_generator, export_onnx, main
 from utils import (
-    build_generator,
     generate_any_size,
     load_checkpoint,
     load_generator,
@@ -46,19 +45,6 @@ def photos(pairs) -> list[Image.Image]:
     blocks = Image.open(pairs / "test" / "1.png").convert("RGB")
     sizes = [(32, 32), (50, 40), (40, 50), (257, 33), (70, 1), (1, 1), (64, 48)]
     return [source.resize(size) for size in sizes for source in (image, blocks)]
-
-
-def untrained(folder: Path, **fields) -> Path:
-    """A run folder with an untrained generator. The spread of its norms and weights makes every
-    layer count in the output."""
-    config = Config(**{**TINY, "output": str(folder), **fields})
-    torch.manual_seed(0)
-    generator = build_generator(config)
-    for parameter in generator.parameters():
-        parameter.data.normal_(0.1, 0.3)
-    weights = generator.state_dict()
-    save_checkpoint(folder / "checkpoints" / "latest.pt", config, generator=weights, step=0)
-    return folder
 
 
 # ---- The folder -------------------------------------------------------------------------------
@@ -224,7 +210,22 @@ def test_mistakes_of_export_are_one_line(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cases = {
         (run, "--output", run): "holds other files (checkpoints)",
-        (run, "--no_dropout"): "--no_dropout needs --onnx",
+        (run, "--no_dropout"): "--no_dropout needs --onnx or --program",
+        (run, "--size", "64"): "--size needs --onnx or --program",
+        (
+            run,
+            "--size",
+            "100",
+            "--onnx",
+            "a.onnx",
+        ): "--size is 100; a generator of depth 4 takes",
+        (run, "--size", "-16", "--onnx", "a.onnx"): "--size is -16; a generator of depth 4 takes",
+        (run, "--size", "100", "--program", "a.pt2"): "--size is 100; a generator of depth 4 takes",
+        (run, "--program", "a.pt2", "--onnx", "a.onnx"): "--onnx cannot be combined with --program",
+        (run, "--program", "a.pt2", "--web", "a"): "--program cannot be combined with --web",
+        (run, "--program", "a.pt2", "--space", "a"): "--program cannot be combined with --space",
+        (run, "--program", "a.pt2", "--push", "a/b"): "--program cannot be combined with --push",
+        (run, "--program", "a.pt2", "--precision", "half"): "--precision cannot be combined with",
         (run, "--precision", "half", "--onnx", "a.onnx"): "--precision cannot be combined with",
         (run, "--precision", "int4"): "invalid choice: 'int4'",
         (run, "--space", "a", "--onnx", "a.onnx"): "--onnx cannot be combined with --space",
@@ -253,8 +254,8 @@ def session(tmp_path):
     """Exports a run, checks the file and opens it. One thread: the machine may have others busy."""
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
 
-    def open_session(run: Path, noise: bool):
-        export_onnx(run, tmp_path / "model.onnx", noise)
+    def open_session(run: Path, noise: bool, size: int | None = None):
+        export_onnx(run, tmp_path / "model.onnx", noise, size=size)
         assert [file.name for file in tmp_path.glob("*.onnx*")] == ["model.onnx"]
         onnx.checker.check_model(str(tmp_path / "model.onnx"), full_check=True)
         options = runtime.SessionOptions()
@@ -296,6 +297,56 @@ def test_onnx_of_every_network(tmp_path, photos, session, norm, upsampling, kind
     opened, generator = session(run, noise=False), load_generator(run)
     for photo in photos[:8]:
         agrees(opened, generator, to_tensor(np.asarray(photo.convert("L"))))
+
+
+NETWORKS = [
+    {},
+    {"norm": "instance", "upsampling": "resize", "in_channels": 1},
+    {"generator": "encoder_decoder"},
+]
+
+
+@pytest.mark.parametrize("fields", NETWORKS)
+def test_onnx_of_one_size_holds_shapes_and_no_padding(tmp_path, photos, session, fields):
+    onnx = pytest.importorskip("onnx")
+    run, results = untrained(tmp_path / "run", **fields), []
+    generator = load_generator(run)
+    x = to_tensor(np.asarray(photos[-1].convert("RGB")))[: generator.in_channels]  # 64x48
+    x = torch.nn.functional.pad(x, (0, 0, 0, 16), mode="circular")
+    for size in (None, 64):
+        opened = session(run, noise=False, size=size)
+        agrees(opened, generator, x)
+        results.append(answer(opened, x))
+    assert (results[0] - results[1]).abs().max() < 1e-6
+    graph = onnx.load(str(tmp_path / "model.onnx")).graph
+    operators = {node.op_type for node in graph.node}
+    assert not operators & {"Shape", "Gather", "Range", "Mod", "Slice", "Pad"}
+    known = {value.name: value.type.tensor_type.shape.dim for value in graph.value_info}
+    for node in graph.node[:-1]:
+        assert all(side.dim_value > 0 for side in known[node.output[0]]), node
+    (source,), (result,) = opened.get_inputs(), opened.get_outputs()
+    assert source.shape == [1, generator.in_channels, 64, 64] and result.shape == [1, 3, 64, 64]
+
+
+@pytest.mark.parametrize("fields", NETWORKS)
+def test_onnx_of_one_size_in_opencv(tmp_path, fields):
+    pytest.importorskip("onnx")
+    cv2 = pytest.importorskip("cv2")
+    run = untrained(tmp_path / "run", **fields)
+    export_onnx(run, tmp_path / "model.onnx", noise=False, size=32)
+    net, generator = cv2.dnn.readNetFromONNX(str(tmp_path / "model.onnx")), load_generator(run)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        x = torch.rand(generator.in_channels, 32, 32) * 2 - 1
+        net.setInput(x[None].numpy())
+        theirs = torch.from_numpy(net.forward()[0])
+        assert (theirs - generate_any_size(generator, x, 0, False)).abs().max() < 5e-5
+
+
+def test_onnx_of_one_size_draws_noise(run, session):
+    pytest.importorskip("onnxruntime").set_seed(0)
+    opened, x = session(run, noise=True, size=48), torch.zeros(3, 48, 48)
+    assert not torch.equal(answer(opened, x), answer(opened, x))
 
 
 def test_onnx_of_an_exported_folder(exported, photos, session):
