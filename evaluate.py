@@ -4,6 +4,7 @@
     python evaluate.py runs/facades --split val
     python evaluate.py runs/facades --input photo.jpg --output out.png
     python evaluate.py runs/facades --input folder --output out_folder
+    python evaluate.py runs/facades --input clip.mp4 --output out.mp4
     python evaluate.py runs/facades --scorer runs/reader      also scores labels read from outputs
     python evaluate.py hf://owner/name --input photo.jpg      an exported generator on the Hub
 
@@ -33,6 +34,7 @@ from images.gallery import Gallery
 from images.outputs import Files, plan_outputs
 from images.pairs import size_of
 from images.pixels import to_tensor
+from images.video import plan_videos, translate_videos
 from metrics.images import score
 from metrics.palettes import trained_palette
 from metrics.reader import LabelReader, ReaderScores, load_reader
@@ -53,11 +55,12 @@ def parse_arguments(argv=None) -> Namespace:
     add("run", metavar="RUN", help="a run folder, a checkpoint, an export, or hf://owner/name")
     add("--checkpoint", metavar="NAME", help="best, previous, epoch_0050 ... (default: latest)")
     add("--split", default="test", help="train, val or test (default: test)")
-    add("--input", nargs="+", metavar="PATH", help="translate these images or folders instead")
+    add("--input", nargs="+", metavar="PATH", help="translate images, folders or videos instead")
     add("--output", metavar="PATH", help="where to write (default: the run; exports: runs/shared)")
     add("--mask", metavar="PATH", help="inpainting: a mask of --input, white in the hole")
     add("--tile", type=int, default=0, metavar="PX", help="translate a large --input in tiles")
     add("--draw", action="store_true", help="edges: --input is a photo whose edges are drawn first")
+    add("--side_by_side", action="store_true", help="write each --input beside its output")
     add("--scorer", metavar="READER", help="score labels that this tools.reader reads in outputs")
     add("--data_root", metavar="PATH", help="the dataset, if it has moved")
     add("--bad_files", help="stop at a bad file, or skip it (default: as the run)")
@@ -70,7 +73,7 @@ def parse_arguments(argv=None) -> Namespace:
     options = parser.parse_args(argv)
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed is {options.seed}; it must be from 0 to below 2**63")
-    cli.check_mode(options, "input", needed_by=["mask", "draw", "tile"], excludes=["scorer"])
+    cli.check_mode(options, "input", ["mask", "draw", "tile", "side_by_side"], ["scorer"])
     return options
 
 
@@ -176,16 +179,22 @@ def evaluate_split(
 # ---- Files ------------------------------------------------------------------------------------
 
 
+def translator(generator: nn.Module, options: Namespace):
+    """A function that translates an image as the options say. Raises UserError."""
+    if options.tile:
+        print("norms see one tile at a time, so colors can differ between tiles", file=sys.stderr)
+    mask = read_mask(Path(options.mask), bool(options.tile)) if options.mask else None
+    fields = {"seed": options.seed, "noise": not options.no_dropout, "tile": options.tile}
+    run = partial(translate, generator, mask=mask, **fields)
+    return (lambda photo: run(draw_photo(photo))) if options.draw else run
+
+
 def translate_files(generator: nn.Module, plan: dict[Files, Path], options: Namespace) -> list[str]:
     """Translates each file of a plan. Returns what is wrong with those that were left out."""
     config, task = generator.config, task_of(generator.config)
     if advice := task.check_input([files[0] for files in plan]):
         print(advice, file=sys.stderr)
-    tiled, noise = bool(options.tile), not options.no_dropout
-    mask = read_mask(Path(options.mask), tiled) if options.mask else None
-    if tiled:
-        print("norms see one tile at a time, so colors can differ between tiles", file=sys.stderr)
-    advised = []
+    run, tiled, advised = translator(generator, options), bool(options.tile), []
 
     def read(files: Files):
         return files, task.read_input(files, tiled)
@@ -196,15 +205,13 @@ def translate_files(generator: nn.Module, plan: dict[Files, Path], options: Name
         if advice and not advised:  # once is enough
             tqdm.write(f"{files[0]} {advice}", file=sys.stderr)
             advised.append(advice)
-        if options.draw:
-            image = draw_photo(image)
-        return files, translate(generator, image, options.seed, noise, mask, options.tile)
+        return files, run(image), image if options.side_by_side else None
 
     def finish(item) -> UserError | None:
         if isinstance(item, UserError):
             return item
-        files, image = item
-        save_output(image, plan[files], config)
+        files, output, beside = item
+        save_output(output, plan[files], config, beside)
 
     if config.bad_files == "skip":
         read, compute = partial(attempt, read), partial(attempt, compute)
@@ -224,10 +231,14 @@ def translate_inputs(generator: nn.Module, options: Namespace, folder: Path) -> 
     """Translates the files of `--input`, by default into a subfolder of `folder`."""
     output = Path(options.output) if options.output else folder / "translated"
     masks = [Path(options.mask)] if options.mask else []
-    config = generator.config
+    inputs, config = list(map(Path, options.input)), generator.config
+    if videos := plan_videos(inputs, output, masks, config.input_range or config.target_range):
+        hint = partial(task_of(config).hint, tiled=bool(options.tile))
+        translate_videos(videos, translator(generator, options), options.side_by_side, hint)
+        return
     endings = output_endings(config.target_range, config.out_channels, config.nodata)
     stacked = config.direction[0] if config.input_range else ""
-    plan = plan_outputs(list(map(Path, options.input)), output, masks, endings, stacked)
+    plan = plan_outputs(inputs, output, masks, endings, stacked)
     skipped = translate_files(generator, plan, options)
     several = f"{len(plan) - len(skipped)} images into {output}"
     print("wrote", several if len(plan) > 1 else next(iter(plan.values())))

@@ -11,6 +11,7 @@ from images.pairs import folders_of
 from images.reading import find_images_below
 
 Files = tuple[Path, ...]  # of one input: several if their channels are stacked
+VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif")  # see images/video.py
 
 
 def plan_outputs(
@@ -29,7 +30,7 @@ def plan_outputs(
     is_file = output.suffix.lower() in endings and not output.is_dir()
     if is_file and (len(sources) > 1 or sources[0].is_dir()):
         raise UserError(f"--output {output} is one file; it must be a folder for several images")
-    known = output.suffix.lower() in {*Image.registered_extensions(), ".npy"}
+    known = output.suffix.lower() in {*Image.registered_extensions(), ".npy", *VIDEOS}
     if known and not is_file and not output.is_dir():
         raise UserError(f"--output {output} is neither a folder nor a {', '.join(endings)}")
     names = [name.with_suffix("") for _, name in inputs]

@@ -8,9 +8,11 @@ from PIL import Image
 from torch import Tensor
 
 from config import Config
+from engine.cli import UserError
 from engine.files import save_image
 from images.arrays import write_array
 from images.gallery import thumbnail
+from images.grids import side_by_side
 from images.nodata import mean_error, write_nodata
 from images.pixels import to_image, to_tensor
 from images.ranges import from_unit, is_eight_bit
@@ -30,13 +32,21 @@ class Translation(NamedTuple):
     missing: tuple[np.ndarray, np.ndarray]  # where x and y have no data, (H, W, C) bool
 
 
-def save_output(image: Image.Image | np.ndarray, path: Path, config: Config) -> None:
-    """Writes the translation of a file, and its class numbers if it has them. Raises UserError."""
+def save_output(
+    image: Image.Image | np.ndarray,
+    path: Path,
+    config: Config,
+    beside: Image.Image | np.ndarray | None = None,
+) -> None:
+    """Writes the translation of a file, if given with its input `beside` it, and its class numbers
+    if it has them. Raises UserError."""
+    if beside is not None and (config.input_range or config.target_range):
+        raise UserError("--side_by_side is for 8-bit colors; this run translates arrays")
     if config.target_range:
         eight_bit = is_eight_bit(config.target_range, config.out_channels, config.nodata)
         write_array(image, path, eight_bit=eight_bit)
     else:
-        save_image(image, path)
+        save_image(image if beside is None else side_by_side(beside, image), path)
     task = task_of(config)
     if task.numbers and config.direction == "AtoB":
         labels = to_numbers(to_tensor(np.asarray(image)), task.palette)

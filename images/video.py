@@ -1,0 +1,332 @@
+"""Videos: their frames one by one, and MP4 (H.264) and GIF files from frames.
+
+PyAV, which brings FFmpeg, reads and writes them. It is optional: `pip install av`.
+"""
+
+import contextlib
+import heapq
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from engine.cli import UserError
+from engine.files import replacing
+from images.grids import side_by_side
+from images.outputs import VIDEOS, plan_outputs
+from images.reading import to_mode
+
+OUTPUTS = (".mp4", ".gif")
+FORMATS = "mov,matroska,avi,gif"  # FFmpeg reads many more, some of which open other files
+SOUND = ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac")  # copied into an MP4 as it is
+
+# Numbers of FFmpeg, which are those of the standard H.273.
+BT709, BT601, LIMITED, FULL = 1, 5, 1, 2
+MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}  # of FFmpeg's scaler, by those of a file
+HDR = {16: "PQ", 18: "HLG"}
+
+GIF_TICK = Fraction(1, 100)  # in seconds
+SHORTEST = 2  # ticks of a GIF's frame; browsers slow down shorter ones to 10
+
+
+class Frame(NamedTuple):
+    image: Image.Image
+    start: int  # in units of `Clip.time_base`
+    duration: int
+
+
+def plan_videos(
+    sources: list[Path], output: Path, others: list[Path], arrays: bool
+) -> dict[Path, Path]:
+    """Maps each video to its output, as `plan_outputs`; empty if no source is a video. Raises
+    UserError, also on videos together with images, or if the generator is for `arrays`."""
+    videos = [source for source in sources if source.suffix.lower() in VIDEOS]
+    if not videos:
+        return {}
+    if len(videos) < len(sources):
+        raise UserError(f"--input has {videos[0]} and images; translate them separately")
+    if arrays:
+        raise UserError("a video has 8-bit colors; this run has an input_range or a target_range")
+    gifs = all(video.suffix.lower() == ".gif" for video in videos)
+    plan = plan_outputs(videos, output, others, OUTPUTS[::-1] if gifs else OUTPUTS)
+    return {files[0]: result for files, result in plan.items()}
+
+
+def translate_videos(
+    plan: dict[Path, Path],
+    translate: Callable[[Image.Image], Image.Image],
+    beside: bool,
+    hint: Callable[[int, int], str | None],
+) -> None:
+    """Translates videos frame by frame, of which few are in memory at a time, into MP4s with their
+    sound, or GIFs. Frames keep their times. With `beside`, each input is beside its output. `hint`
+    says what may be wrong with a size. Raises UserError; then, as after Ctrl-C, the video that was
+    translated has no output."""
+    for source, result in plan.items():
+        clip = Clip(source)
+        if advice := hint(*clip.size):
+            print(f"{source} {advice}", file=sys.stderr)
+        write = write_gif if result.suffix.lower() == ".gif" else write_mp4
+        with replacing(result) as temporary:
+            write(temporary, translated(clip, translate, beside), clip)
+        print("wrote", result)
+
+
+def translated(clip: "Clip", translate: Callable, beside: bool) -> Iterator[Frame]:
+    for frame in tqdm(clip.frames(), "translating", clip.count, unit="frame"):
+        image = translate(frame.image)
+        yield frame._replace(image=side_by_side(frame.image, image) if beside else image)
+
+
+def library():
+    """PyAV. Raises UserError if it is missing."""
+    try:
+        import av
+    except ImportError as error:
+        raise UserError("videos need a package: pip install av") from error
+    return av
+
+
+def address(path: Path) -> str:
+    return f"file:{path}"  # FFmpeg would take a:b.mp4 for a file of the protocol "a"
+
+
+# ---- Reading ----------------------------------------------------------------------------------
+
+
+class Clip:
+    """A video to read: `count` frames, whose times are in units of `time_base`, in seconds."""
+
+    def __init__(self, path: Path):
+        """Reads the file once, without decoding it, to count frames. Raises UserError, also if it
+        is incomplete."""
+        self.path = path
+        with self.opened() as container:
+            stream = container.streams.best("video")
+            if stream is None or stream.codec_context is None:
+                raise UserError(f"{path} has no video that can be read")
+            self.index = stream.index
+            self.size = (stream.width, stream.height)
+            self.sound = [track.index for track in container.streams.audio]
+            self.time_base = stream.time_base
+            self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+            self.aspect = stream.sample_aspect_ratio or Fraction(1)  # of a pixel
+            transfer = stream.codec_context.color_trc
+            if transfer in HDR:
+                print(f"{path} is HDR ({HDR[transfer]}); its colors will look pale")
+            self.in_order = container.format.name == "avi"  # which has no times of frames
+            self.count = self.check(container)
+
+    @contextlib.contextmanager
+    def opened(self):
+        """The file as a container of PyAV. Raises UserError, for errors inside the block, too."""
+        av = library()
+        if not self.path.is_file():  # opening a pipe would wait
+            raise UserError(f"{self.path} is missing or not a regular file")
+        try:
+            options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+            with av.open(address(self.path), container_options=options) as container:
+                yield container
+        except av.FFmpegError as error:
+            raise UserError(f"{self.path} cannot be read as a video: {error.strerror}") from error
+
+    def check(self, container) -> int:
+        """Counts the frames. Raises UserError if the file ends too early."""
+        count, starts, ends = 0, [], []
+        packets = container.demux()
+        for packet in tqdm(packets, "checking", unit="packet", leave=False, disable=None):
+            time = time_of(packet)
+            if time is None:
+                continue
+            if packet.is_corrupt:
+                raise UserError(f"{self.path} is damaged or incomplete at {time:.1f} s")
+            count += packet.stream.index == self.index
+            starts = [min([time, *starts])]
+            ends = [max([time + float((packet.duration or 0) * packet.time_base), *ends])]
+        if not count:
+            raise UserError(f"{self.path} has no frames")
+        seconds, declared = ends[0] - starts[0], (container.duration or 0) / 1e6
+        if declared - seconds > min(1, declared / 10):
+            found = f"{seconds:.1f} of {declared:.1f} seconds"
+            raise UserError(f"{self.path} is incomplete: it has {found}")
+        return count
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames, upright RGB. Raises UserError."""
+        start = None
+        with self.opened() as container:
+            stream = container.streams[self.index]
+            stream.thread_type = "AUTO"
+            step = round(1 / (self.rate * self.time_base))
+            for frame in container.decode(stream):
+                time = frame.dts if self.in_order else frame.pts
+                if start is None:
+                    start = time or 0
+                    offset = start if self.in_order else 0
+                else:
+                    start = start + step if time is None else max(time, start + 1)
+                yield Frame(to_picture(frame), start - offset, frame.duration or step)
+
+
+def time_of(packet) -> float | None:
+    """When a packet is decoded, in seconds; None for the one that marks the end."""
+    ticks = packet.pts if packet.dts is None else packet.dts
+    return None if ticks is None else float(ticks * packet.time_base)
+
+
+def to_picture(frame) -> Image.Image:
+    """A frame of PyAV as upright RGB, transparency blended with white."""
+    # Files that do not name their colors have those of high definition from 720 lines on.
+    usual = BT709 if frame.height >= 720 else BT601
+    alpha = any(component.is_alpha for component in frame.format.components)
+    pixels = frame.to_ndarray(
+        format="rgba" if alpha or frame.format.has_palette else "rgb24",
+        src_colorspace=MATRICES.get(frame.colorspace, usual),
+        src_color_range=FULL if frame.color_range == FULL else LIMITED,
+        dst_color_range=FULL,
+    )
+    turned = np.rot90(pixels, round(frame.rotation / 90))  # as phones note it
+    return to_mode(Image.fromarray(np.ascontiguousarray(turned)), channels=3)
+
+
+# ---- Writing ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def created(file: Path, kind: str, options: dict | None = None):
+    """A new file as a container of PyAV. Raises UserError, for errors inside the block, too."""
+    av = library()
+    try:
+        with av.open(address(file), "w", format=kind, options=options or {}) as container:
+            yield container
+    except av.codec.codec.UnknownCodecError as error:
+        raise UserError(f"this PyAV has no {error}; pip install --upgrade av") from error
+    except av.FFmpegError as error:
+        raise UserError(f"the video cannot be written: {error.strerror}") from error
+
+
+def write_mp4(file: Path, frames: Iterator[Frame], clip: Clip) -> None:
+    """Writes H.264 that browsers play, with the sound of a clip. Colors are BT.709. An odd width or
+    height gets one more column or row, which repeats the last. Raises UserError."""
+    first = next(frames)
+    width, height = (side + side % 2 for side in first.image.size)
+    with contextlib.ExitStack() as stack, created(file, "mp4", {"movflags": "faststart"}) as output:
+        stream = output.add_stream("libx264", rate=clip.rate, options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        context = stream.codec_context
+        context.time_base = clip.time_base
+        context.sample_aspect_ratio = clip.aspect
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        context.color_range = LIMITED
+        packets = [encoded(stream, chain([first], frames), clip)]
+        for index in clip.sound:
+            container = stack.enter_context(clip.opened())
+            packets.append(add_sound(container.streams[index], output))
+        for packet in heapq.merge(*packets, key=time_of):
+            output.mux(packet)
+
+
+def encoded(stream, frames: Iterable[Frame], clip: Clip) -> Iterator:
+    """The packets of H.264."""
+    for frame in to_av(frames, (stream.width, stream.height), clip.time_base):
+        colors = {"dst_colorspace": BT709, "dst_color_range": LIMITED}
+        converted = frame.reformat(format="yuv420p", src_color_range=FULL, **colors)
+        yield from stream.encode(converted)
+    yield from stream.encode(None)
+
+
+def to_av(frames: Iterable[Frame], size: tuple[int, int], time_base: Fraction) -> Iterator:
+    """Frames as those of PyAV, RGB. The first frame's size is `size` or one pixel less; others, as
+    some recordings of screens change it, are resized."""
+    av = library()
+    first = None
+    for image, start, duration in frames:
+        first = first or image.size
+        pixels = np.asarray(image.convert("RGB").resize(first))
+        added = ((0, size[1] - first[1]), (0, size[0] - first[0]), (0, 0))
+        frame = av.VideoFrame.from_ndarray(np.pad(pixels, added, mode="edge"), format="rgb24")
+        frame.pts, frame.duration, frame.time_base = start, duration, time_base
+        yield frame
+
+
+def add_sound(source, output) -> Iterator:
+    """The packets of a track for an MP4: the same, or AAC where it cannot hold them."""
+    if source.codec_context is None:
+        print("sound of an unknown kind is left out")
+        return iter(())
+    if source.codec.canonical_name in SOUND:
+        return copied(source, output.add_stream_from_template(source))
+    layout = source.layout.name
+    return encoded_sound(source, output.add_stream("aac", rate=source.rate, layout=layout))
+
+
+def copied(source, target) -> Iterator:
+    for packet in source.container.demux(source):
+        if time_of(packet) is not None:
+            packet.stream = target
+            yield packet
+
+
+def encoded_sound(source, target) -> Iterator:
+    end = None
+    for frame in source.container.decode(source):
+        start = round((frame.pts or 0) * frame.time_base * frame.sample_rate)
+        frame.pts = start if end is None else max(start, end)  # times in AVI files are not exact
+        frame.time_base = Fraction(1, frame.sample_rate)
+        end = frame.pts + frame.samples
+        yield from target.encode(frame)
+    yield from target.encode(None)
+
+
+def write_gif(file: Path, frames: Iterator[Frame], clip: Clip) -> None:
+    """Writes a GIF, each frame with the 256 colors that suit it, at most 50 frames a second. Raises
+    UserError."""
+    av = library()
+    first = next(frames)
+    size = first.image.size
+    with created(file, "gif") as output:
+        stream = output.add_stream("gif", rate=100)
+        stream.width, stream.height, stream.pix_fmt = *size, "pal8"
+        stream.codec_context.time_base = GIF_TICK
+        frames = spaced(chain([first], frames), clip.time_base)
+        for frame in quantized(to_av(frames, size, GIF_TICK), size, av.filter.Graph()):
+            for packet in stream.encode(frame):
+                packet.duration = frame.duration  # which the encoder loses
+                output.mux(packet)
+        output.mux(stream.encode(None))
+
+
+def spaced(frames: Iterable[Frame], time_base: Fraction) -> Iterator[Frame]:
+    """Frames with times in ticks of a GIF, without those that follow too soon."""
+    earliest = None
+    for frame in frames:
+        start = round(frame.start * time_base / GIF_TICK)
+        if earliest is None or start >= earliest:
+            earliest = start + SHORTEST
+            duration = max(SHORTEST, round(frame.duration * time_base / GIF_TICK))
+            yield frame._replace(start=start, duration=duration)
+
+
+def quantized(frames: Iterable, size: tuple[int, int], graph) -> Iterator:
+    """RGB frames of PyAV with a palette each, dithered."""
+    source = graph.add_buffer(width=size[0], height=size[1], format="rgb24", time_base=GIF_TICK)
+    split, palette = graph.add("split"), graph.add("palettegen", "stats_mode=single")
+    use, sink = graph.add("paletteuse", "new=1:dither=sierra2_4a"), graph.add("buffersink")
+    source.link_to(split)
+    split.link_to(use, 0, 0)
+    split.link_to(palette, 1, 0)
+    palette.link_to(use, 0, 1)
+    use.link_to(sink)
+    graph.configure()
+    for frame in frames:
+        duration = frame.duration
+        graph.push(frame)
+        result = graph.pull()
+        result.duration = duration
+        yield result
