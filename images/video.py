@@ -5,6 +5,7 @@ PyAV, which brings FFmpeg, reads and writes them. It is optional: `pip install a
 
 import contextlib
 import heapq
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
@@ -73,7 +74,7 @@ def translate_videos(
         if advice := hint(*clip.size):
             print(f"{source} {advice}", file=sys.stderr)
         write = write_gif if result.suffix.lower() == ".gif" else write_mp4
-        with replacing(result) as temporary:
+        with replacing(result) as temporary, reporting_errors(f"{result} cannot be written"):
             write(temporary, translated(clip, translate, beside), clip)
         print("wrote", result)
 
@@ -93,6 +94,18 @@ def library():
     return av
 
 
+@contextlib.contextmanager
+def reporting_errors(what: str):
+    """Turns an error of PyAV inside the block into a UserError that begins with `what` failed."""
+    av = library()
+    try:
+        yield
+    except av.codec.codec.UnknownCodecError as error:
+        raise UserError(f"this PyAV has no encoder {error}: pip install --upgrade av") from error
+    except av.FFmpegError as error:
+        raise UserError(f"{what}: {error.strerror}") from error
+
+
 def address(path: Path) -> str:
     return f"file:{path}"  # FFmpeg would take a:b.mp4 for a file of the protocol "a"
 
@@ -107,7 +120,7 @@ class Clip:
         """Reads the file once, without decoding it, to count frames. Raises UserError, also if it
         is incomplete."""
         self.path = path
-        with self.opened() as container:
+        with self.open() as container:
             stream = container.streams.best("video")
             if stream is None or stream.codec_context is None:
                 raise UserError(f"{path} has no video that can be read")
@@ -123,48 +136,53 @@ class Clip:
             self.in_order = container.format.name == "avi"  # which has no times of frames
             self.count = self.check(container)
 
-    @contextlib.contextmanager
-    def opened(self):
-        """The file as a container of PyAV. Raises UserError, for errors inside the block, too."""
-        av = library()
+    def open(self):
+        """The file as a container of PyAV. Raises UserError."""
         if not self.path.is_file():  # opening a pipe would wait
             raise UserError(f"{self.path} is missing or not a regular file")
-        try:
-            options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-            with av.open(address(self.path), container_options=options) as container:
-                yield container
-        except av.FFmpegError as error:
-            raise UserError(f"{self.path} cannot be read as a video: {error.strerror}") from error
+        options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+        with self.reporting_errors():
+            return library().open(address(self.path), container_options=options)
+
+    def reporting_errors(self):
+        return reporting_errors(f"{self.path} cannot be read as a video")
+
+    def read(self, items: Iterable) -> Iterator:
+        """Frames or packets of the file. Raises UserError."""
+        with self.reporting_errors():
+            yield from items
 
     def check(self, container) -> int:
         """Counts the frames. Raises UserError if the file ends too early."""
-        count, starts, ends = 0, [], []
-        packets = container.demux()
+        count, first, last = 0, math.inf, -math.inf
+        packets = self.read(container.demux())
         for packet in tqdm(packets, "checking", unit="packet", leave=False, disable=None):
-            time = time_of(packet)
+            time = packet.dts if packet.pts is None else packet.pts
             if time is None:
-                continue
+                continue  # it marks the end
+            start, end = (
+                float(t * packet.time_base) for t in (time, time + (packet.duration or 0))
+            )
             if packet.is_corrupt:
-                raise UserError(f"{self.path} is damaged or incomplete at {time:.1f} s")
+                raise UserError(f"{self.path} is damaged or incomplete at {start:.1f} s")
+            first, last = min(first, start), max(last, end)
             count += packet.stream.index == self.index
-            starts = [min([time, *starts])]
-            ends = [max([time + float((packet.duration or 0) * packet.time_base), *ends])]
         if not count:
             raise UserError(f"{self.path} has no frames")
-        seconds, declared = ends[0] - starts[0], (container.duration or 0) / 1e6
-        if declared - seconds > min(1, declared / 10):
-            found = f"{seconds:.1f} of {declared:.1f} seconds"
-            raise UserError(f"{self.path} is incomplete: it has {found}")
+        found, declared = last - first, (container.duration or 0) / 1e6
+        if declared - found > min(1, declared / 10):
+            length = f"{found:.1f} of {declared:.1f} seconds"
+            raise UserError(f"{self.path} is incomplete: it has {length}")
         return count
 
     def frames(self) -> Iterator[Frame]:
         """The frames, upright RGB. Raises UserError."""
         start = None
-        with self.opened() as container:
+        with self.open() as container:
             stream = container.streams[self.index]
             stream.thread_type = "AUTO"
             step = round(1 / (self.rate * self.time_base))
-            for frame in container.decode(stream):
+            for frame in self.read(container.decode(stream)):
                 time = frame.dts if self.in_order else frame.pts
                 if start is None:
                     start = time or 0
@@ -198,25 +216,17 @@ def to_picture(frame) -> Image.Image:
 # ---- Writing ----------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def created(file: Path, kind: str, options: dict | None = None):
-    """A new file as a container of PyAV. Raises UserError, for errors inside the block, too."""
-    av = library()
-    try:
-        with av.open(address(file), "w", format=kind, options=options or {}) as container:
-            yield container
-    except av.codec.codec.UnknownCodecError as error:
-        raise UserError(f"this PyAV has no {error}; pip install --upgrade av") from error
-    except av.FFmpegError as error:
-        raise UserError(f"the video cannot be written: {error.strerror}") from error
-
-
 def write_mp4(file: Path, frames: Iterator[Frame], clip: Clip) -> None:
     """Writes H.264 that browsers play, with the sound of a clip. Colors are BT.709. An odd width or
     height gets one more column or row, which repeats the last. Raises UserError."""
+    av = library()
     first = next(frames)
     width, height = (side + side % 2 for side in first.image.size)
-    with contextlib.ExitStack() as stack, created(file, "mp4", {"movflags": "faststart"}) as output:
+    options = {"movflags": "faststart"}  # players need not load all of it first
+    with (
+        contextlib.ExitStack() as stack,
+        av.open(address(file), "w", format="mp4", options=options) as output,
+    ):
         stream = output.add_stream("libx264", rate=clip.rate, options={"crf": "18"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         context = stream.codec_context
@@ -226,8 +236,8 @@ def write_mp4(file: Path, frames: Iterator[Frame], clip: Clip) -> None:
         context.color_range = LIMITED
         packets = [encoded(stream, chain([first], frames), clip)]
         for index in clip.sound:
-            container = stack.enter_context(clip.opened())
-            packets.append(add_sound(container.streams[index], output))
+            container = stack.enter_context(clip.open())
+            packets.append(sound(clip, container.streams[index], output))
         for packet in heapq.merge(*packets, key=time_of):
             output.mux(packet)
 
@@ -255,27 +265,27 @@ def to_av(frames: Iterable[Frame], size: tuple[int, int], time_base: Fraction) -
         yield frame
 
 
-def add_sound(source, output) -> Iterator:
+def sound(clip: Clip, source, output) -> Iterator:
     """The packets of a track for an MP4: the same, or AAC where it cannot hold them."""
     if source.codec_context is None:
-        print("sound of an unknown kind is left out")
+        print(f"{clip.path}: sound of an unknown kind is left out")
         return iter(())
     if source.codec.canonical_name in SOUND:
-        return copied(source, output.add_stream_from_template(source))
-    layout = source.layout.name
-    return encoded_sound(source, output.add_stream("aac", rate=source.rate, layout=layout))
+        return copied(clip, source, output.add_stream_from_template(source))
+    target = output.add_stream("aac", rate=min(source.rate, 48000), layout=source.layout.name)
+    return encoded_sound(clip, source, target)
 
 
-def copied(source, target) -> Iterator:
-    for packet in source.container.demux(source):
+def copied(clip: Clip, source, target) -> Iterator:
+    for packet in clip.read(source.container.demux(source)):
         if time_of(packet) is not None:
             packet.stream = target
             yield packet
 
 
-def encoded_sound(source, target) -> Iterator:
+def encoded_sound(clip: Clip, source, target) -> Iterator:
     end = None
-    for frame in source.container.decode(source):
+    for frame in clip.read(source.container.decode(source)):
         start = round((frame.pts or 0) * frame.time_base * frame.sample_rate)
         frame.pts = start if end is None else max(start, end)  # times in AVI files are not exact
         frame.time_base = Fraction(1, frame.sample_rate)
@@ -290,8 +300,9 @@ def write_gif(file: Path, frames: Iterator[Frame], clip: Clip) -> None:
     av = library()
     first = next(frames)
     size = first.image.size
-    with created(file, "gif") as output:
-        stream = output.add_stream("gif", rate=100)
+    with av.open(address(file), "w", format="gif") as output:
+        # Whole frames: FFmpeg finds out what changes by numbers of colors, not by the colors.
+        stream = output.add_stream("gif", rate=100, options={"gifflags": "0"})
         stream.width, stream.height, stream.pix_fmt = *size, "pal8"
         stream.codec_context.time_base = GIF_TICK
         frames = spaced(chain([first], frames), clip.time_base)
