@@ -5,7 +5,6 @@ PyAV, which brings FFmpeg, reads and writes them. It is optional: `pip install a
 
 import contextlib
 import heapq
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
@@ -26,6 +25,7 @@ from images.reading import to_mode
 OUTPUTS = (".mp4", ".gif")
 FORMATS = "mov,matroska,avi,gif"  # FFmpeg reads many more, some of which open other files
 SOUND = ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac")  # copied into an MP4 as it is
+AAC_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 
 # Numbers of FFmpeg, which are those of the standard H.273.
 BT709, BT601, LIMITED, FULL = 1, 5, 1, 2
@@ -133,7 +133,7 @@ class Clip:
             transfer = stream.codec_context.color_trc
             if transfer in HDR:
                 print(f"{path} is HDR ({HDR[transfer]}); its colors will look pale")
-            self.in_order = container.format.name == "avi"  # which has no times of frames
+            self.kind = container.format.name
             self.count = self.check(container)
 
     def open(self):
@@ -154,42 +154,52 @@ class Clip:
 
     def check(self, container) -> int:
         """Counts the frames. Raises UserError if the file ends too early."""
-        count, first, last = 0, math.inf, -math.inf
+        count = 0
         packets = self.read(container.demux())
         for packet in tqdm(packets, "checking", unit="packet", leave=False, disable=None):
-            time = packet.dts if packet.pts is None else packet.pts
-            if time is None:
-                continue  # it marks the end
-            start, end = (
-                float(t * packet.time_base) for t in (time, time + (packet.duration or 0))
-            )
-            if packet.is_corrupt:
-                raise UserError(f"{self.path} is damaged or incomplete at {start:.1f} s")
-            first, last = min(first, start), max(last, end)
-            count += packet.stream.index == self.index
+            time = time_of(packet)
+            if time is not None and packet.is_corrupt:
+                raise UserError(f"{self.path} is damaged or incomplete at {time:.1f} s")
+            count += time is not None and packet.stream.index == self.index
         if not count:
             raise UserError(f"{self.path} has no frames")
-        found, declared = last - first, (container.duration or 0) / 1e6
-        if declared - found > min(1, declared / 10):
-            length = f"{found:.1f} of {declared:.1f} seconds"
-            raise UserError(f"{self.path} is incomplete: it has {length}")
+        found, declared = self.path.stat().st_size, declared_size(self.path)
+        if found < declared:
+            raise UserError(f"{self.path} is incomplete: it has {found} of {declared} bytes")
         return count
 
     def frames(self) -> Iterator[Frame]:
         """The frames, upright RGB. Raises UserError."""
         start = None
+        in_order = self.kind == "avi"  # it numbers packets and has no times of frames
         with self.open() as container:
             stream = container.streams[self.index]
             stream.thread_type = "AUTO"
             step = round(1 / (self.rate * self.time_base))
             for frame in self.read(container.decode(stream)):
-                time = frame.dts if self.in_order else frame.pts
+                time = frame.dts if in_order else frame.pts
                 if start is None:
                     start = time or 0
-                    offset = start if self.in_order else 0
+                    offset = start if in_order else 0
                 else:
                     start = start + step if time is None else max(time, start + 1)
                 yield Frame(to_picture(frame), start - offset, frame.duration or step)
+
+
+def declared_size(path: Path) -> int:
+    """The size in bytes that the header of a Matroska or AVI file declares, or 0: FFmpeg reads a
+    truncated one without an error."""
+    with open(path, "rb") as file:
+        header = file.read(4096)
+    if header.startswith(b"RIFF"):
+        return 8 + int.from_bytes(header[4:8], "little")
+    start = header.find(b"\x18\x53\x80\x67") + 4  # after the ID of Matroska's segment
+    if not header.startswith(b"\x1a\x45\xdf\xa3") or start < 4:
+        return 0
+    length = 9 - header[start].bit_length()  # of a number whose first bit that is set tells it
+    largest = 2 ** (7 * length) - 1
+    size = int.from_bytes(header[start : start + length], "big") & largest
+    return 0 if size == largest else start + length + size  # the largest: not known
 
 
 def time_of(packet) -> float | None:
@@ -227,14 +237,17 @@ def write_mp4(file: Path, frames: Iterator[Frame], clip: Clip) -> None:
         contextlib.ExitStack() as stack,
         av.open(address(file), "w", format="mp4", options=options) as output,
     ):
-        stream = output.add_stream("libx264", rate=clip.rate, options={"crf": "18"})
+        # With B-frames, an MP4 would lose how long a GIF's last frame is shown.
+        quality = {"crf": "18", "bf": "0" if clip.kind == "gif" else "3"}
+        stream = output.add_stream("libx264", rate=clip.rate, options=quality)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         context = stream.codec_context
         context.time_base = clip.time_base
         context.sample_aspect_ratio = clip.aspect
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = LIMITED
-        packets = [encoded(stream, chain([first], frames), clip)]
+        pictures = to_av(chain([first], frames), (width, height), clip.time_base)
+        packets = [encoded(stream, to_h264(pictures))]
         for index in clip.sound:
             container = stack.enter_context(clip.open())
             packets.append(sound(clip, container.streams[index], output))
@@ -242,13 +255,22 @@ def write_mp4(file: Path, frames: Iterator[Frame], clip: Clip) -> None:
             output.mux(packet)
 
 
-def encoded(stream, frames: Iterable[Frame], clip: Clip) -> Iterator:
-    """The packets of H.264."""
-    for frame in to_av(frames, (stream.width, stream.height), clip.time_base):
+def to_h264(frames: Iterable) -> Iterator:
+    """RGB frames of PyAV in the colors that `write_mp4` declares."""
+    for frame in frames:
         colors = {"dst_colorspace": BT709, "dst_color_range": LIMITED}
-        converted = frame.reformat(format="yuv420p", src_color_range=FULL, **colors)
-        yield from stream.encode(converted)
-    yield from stream.encode(None)
+        yield frame.reformat(format="yuv420p", src_color_range=FULL, **colors)
+
+
+def encoded(stream, frames: Iterable) -> Iterator:
+    """The packets of frames of PyAV."""
+    durations = {}  # which encoders lose
+    for frame in chain(frames, [None]):  # None: asks for what the encoder still holds
+        if frame is not None:
+            durations[frame.pts] = frame.duration
+        for packet in stream.encode(frame):
+            packet.duration = durations.pop(packet.pts)
+            yield packet
 
 
 def to_av(frames: Iterable[Frame], size: tuple[int, int], time_base: Fraction) -> Iterator:
@@ -272,7 +294,10 @@ def sound(clip: Clip, source, output) -> Iterator:
         return iter(())
     if source.codec.canonical_name in SOUND:
         return copied(clip, source, output.add_stream_from_template(source))
-    target = output.add_stream("aac", rate=min(source.rate, 48000), layout=source.layout.name)
+    rate = source.rate if source.rate in AAC_RATES else AAC_RATES[0]
+    # AVI files do not name the usual layouts.
+    layout = {1: "mono", 2: "stereo"}.get(source.layout.nb_channels, source.layout.name)
+    target = output.add_stream("aac", rate=rate, layout=layout)
     return encoded_sound(clip, source, target)
 
 
@@ -305,12 +330,9 @@ def write_gif(file: Path, frames: Iterator[Frame], clip: Clip) -> None:
         stream = output.add_stream("gif", rate=100, options={"gifflags": "0"})
         stream.width, stream.height, stream.pix_fmt = *size, "pal8"
         stream.codec_context.time_base = GIF_TICK
-        frames = spaced(chain([first], frames), clip.time_base)
-        for frame in quantized(to_av(frames, size, GIF_TICK), size, av.filter.Graph()):
-            for packet in stream.encode(frame):
-                packet.duration = frame.duration  # which the encoder loses
-                output.mux(packet)
-        output.mux(stream.encode(None))
+        pictures = to_av(spaced(chain([first], frames), clip.time_base), size, GIF_TICK)
+        for packet in encoded(stream, quantized(pictures, size, av.filter.Graph())):
+            output.mux(packet)
 
 
 def spaced(frames: Iterable[Frame], time_base: Fraction) -> Iterator[Frame]:
