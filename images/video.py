@@ -43,17 +43,17 @@ class Frame(NamedTuple):
 
 
 def plan_videos(
-    sources: list[Path], output: Path, others: list[Path], arrays: bool
+    sources: list[Path], output: Path, others: list[Path], value_range: str
 ) -> dict[Path, Path]:
     """Maps each video to its output, as `plan_outputs`; empty if no source is a video. Raises
-    UserError, also on videos together with images, or if the generator is for `arrays`."""
+    UserError, also on videos together with images, or if the generator has a `value_range`."""
     videos = [source for source in sources if source.suffix.lower() in VIDEOS]
     if not videos:
         return {}
     if len(videos) < len(sources):
         raise UserError(f"--input has {videos[0]} and images; translate them separately")
-    if arrays:
-        raise UserError("a video has 8-bit colors; this run has an input_range or a target_range")
+    if value_range:
+        raise UserError(f"{videos[0]} has 8-bit colors; this run is for arrays, {value_range}")
     gifs = all(video.suffix.lower() == ".gif" for video in videos)
     plan = plan_outputs(videos, output, others, OUTPUTS[::-1] if gifs else OUTPUTS)
     return {files[0]: result for files, result in plan.items()}
