@@ -161,8 +161,6 @@ class Clip:
             if time is not None and packet.is_corrupt:
                 raise UserError(f"{self.path} is damaged or incomplete at {time:.1f} s")
             count += time is not None and packet.stream.index == self.index
-        if not count:
-            raise UserError(f"{self.path} has no frames")
         found, declared = self.path.stat().st_size, declared_size(self.path)
         if found < declared:
             raise UserError(f"{self.path} is incomplete: it has {found} of {declared} bytes")
@@ -175,7 +173,7 @@ class Clip:
         with self.open() as container:
             stream = container.streams[self.index]
             stream.thread_type = "AUTO"
-            step = round(1 / (self.rate * self.time_base))
+            step = max(1, round(1 / (self.rate * self.time_base)))
             for frame in self.read(container.decode(stream)):
                 time = frame.dts if in_order else frame.pts
                 if start is None:
@@ -184,6 +182,8 @@ class Clip:
                 else:
                     start = start + step if time is None else max(time, start + 1)
                 yield Frame(to_picture(frame), start - offset, frame.duration or step)
+        if start is None:
+            raise UserError(f"{self.path} has no frames")
 
 
 def declared_size(path: Path) -> int:
@@ -193,7 +193,7 @@ def declared_size(path: Path) -> int:
         header = file.read(4096)
     if header.startswith(b"RIFF"):
         return 8 + int.from_bytes(header[4:8], "little")
-    start = header.find(b"\x18\x53\x80\x67") + 4  # after the ID of Matroska's segment
+    start = header.find(b"\x18\x53\x80\x67", 0, -8) + 4  # after the ID of Matroska's segment
     if not header.startswith(b"\x1a\x45\xdf\xa3") or start < 4:
         return 0
     length = 9 - header[start].bit_length()  # of a number whose first bit that is set tells it

@@ -33,6 +33,7 @@ ELSEWHERE = {
     r"python -m tools\.export .* --push .*": "--push",
     r"python train\.py .* --wandb .*": "WANDB_MODE",
     r"python -m tools\.make_demo": "make_demo",
+    r"python evaluate\.py .* --input clip\.mp4 .*": 'make_clip(tmp_path / "clip.mp4")',
     r"python -m tools\.study.*": "tools.study",
     r"python -m tools\.benchmark.*": "tools.benchmark",
     r"python -m tools\.tables": "tools.tables",

@@ -1,5 +1,6 @@
 """Videos: real clips of 64x48 px with a sine, translated frame by frame."""
 
+import base64
 import os
 import signal
 import struct
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, refusal, truncate
+from conftest import REPOSITORY, TINY, refusal, truncate
 from PIL import Image
 
 import evaluate
+from config import Config
 from images.video import Clip, translate_videos
-from utils import load_generator, translate
+from utils import build_generator, load_generator, save_checkpoint, translate
 
 av = pytest.importorskip("av")
 
@@ -65,7 +67,7 @@ def make_clip(
     return path
 
 
-def unchanged(source: Path, result: Path, change=lambda image: image, beside=False) -> Path:
+def convert(source: Path, result: Path, change=lambda image: image, beside=False) -> Path:
     translate_videos({source: result}, change, beside, hint=lambda width, height: None)
     return result
 
@@ -97,7 +99,7 @@ def assert_close(one, other, levels: int) -> None:
 @pytest.mark.parametrize("ending", [".mp4", ".mov", ".mkv", ".m4v"])
 def test_frames_their_times_and_the_sound_are_kept(tmp_path, ending):
     clip = make_clip(tmp_path / f"clip{ending}", times=range(32))
-    result = unchanged(clip, tmp_path / "result.mp4")
+    result = convert(clip, tmp_path / "result.mp4")
     assert len(images(result)) == 32
     assert seconds(result) == pytest.approx(seconds(clip))
     assert seconds(result) == pytest.approx(np.arange(32) / 25)
@@ -116,13 +118,13 @@ def test_frames_their_times_and_the_sound_are_kept(tmp_path, ending):
 def test_a_variable_frame_rate_is_kept(tmp_path):
     times = [0, 40, 50, 55, 200, 1000, 1001, 1500]
     clip = make_clip(tmp_path / "clip.mkv", times, time_base=Fraction(1, 1000), sound=None)
-    result = unchanged(clip, tmp_path / "result.mp4")
+    result = convert(clip, tmp_path / "result.mp4")
     assert seconds(result) == pytest.approx([time / 1000 for time in times])
 
 
 def test_avi_whose_frames_have_no_times(tmp_path):
     clip = make_clip(tmp_path / "clip.avi", sound="mp3")
-    result = unchanged(clip, tmp_path / "result.mp4")
+    result = convert(clip, tmp_path / "result.mp4")
     assert seconds(result) == pytest.approx(np.arange(16) / 25)
     assert sound_of(result) == sound_of(clip)
 
@@ -132,7 +134,7 @@ def test_avi_whose_frames_have_no_times(tmp_path):
 )
 def test_sound_that_mp4_cannot_hold_becomes_aac(tmp_path, name, sound):
     clip = make_clip(tmp_path / name, sound=sound, layout="stereo")
-    result = unchanged(clip, tmp_path / "result.mp4")
+    result = convert(clip, tmp_path / "result.mp4")
     with av.open(str(result)) as container:
         assert container.streams.audio[0].codec_context.name == "aac"
         wave = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
@@ -143,7 +145,7 @@ def test_sound_that_mp4_cannot_hold_becomes_aac(tmp_path, name, sound):
 
 def test_vp9_and_opus_become_h264_and_opus(tmp_path):
     clip = make_clip(tmp_path / "clip.webm", codec="libvpx-vp9", sound="libopus")
-    result = unchanged(clip, tmp_path / "result.mp4")
+    result = convert(clip, tmp_path / "result.mp4")
     assert seconds(result) == pytest.approx(seconds(clip))
     assert [data for data, _ in sound_of(result)] == [data for data, _ in sound_of(clip)]
 
@@ -154,15 +156,15 @@ def test_vp9_and_opus_become_h264_and_opus(tmp_path):
 def test_sizes_are_made_even(tmp_path):
     """H.264 in yuv420p has even sides."""
     clip = make_clip(tmp_path / "clip.mp4")
-    odd = unchanged(clip, tmp_path / "odd.mp4", lambda image: image.crop((0, 0, 45, 33)))
+    odd = convert(clip, tmp_path / "odd.mp4", lambda image: image.crop((0, 0, 45, 33)))
     assert Clip(odd).size == (46, 34)
     expected = [block(number, (46, 34)) for number in range(16)]
     assert_close(images(odd), expected, levels=4)
     odd = make_clip(
         tmp_path / "odd.mkv", picture=lambda n: block(n, (45, 33)), codec="ffv1", pixels="bgr0"
     )
-    assert Clip(unchanged(odd, tmp_path / "result.mp4")).size == (46, 34)
-    assert images(unchanged(odd, tmp_path / "result.gif"))[0].shape == (33, 45, 3)
+    assert Clip(convert(odd, tmp_path / "result.mp4")).size == (46, 34)
+    assert images(convert(odd, tmp_path / "result.gif"))[0].shape == (33, 45, 3)
 
 
 @pytest.mark.parametrize("matrix", [1, 5])  # BT.709, BT.601
@@ -186,7 +188,7 @@ def test_colors_are_read_as_the_file_says(tmp_path, matrix, color_range):
         output.mux(stream.encode(None))
     expected = [picture(number) for number in range(8)]
     assert_close(images(path), expected, levels=4)
-    result = unchanged(path, tmp_path / "result.mp4")
+    result = convert(path, tmp_path / "result.mp4")
     assert_close(images(result), expected, levels=5)
     with av.open(str(result)) as container:
         context = container.streams.video[0].codec_context
@@ -206,10 +208,38 @@ def test_a_phone_held_upright(tmp_path):
     turned = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 48 << 16, 0, 1 << 30)
     content[matrix : matrix + 36] = turned  # clockwise
     clip.write_bytes(content)
-    result = unchanged(clip, tmp_path / "result.mp4")
+    result = convert(clip, tmp_path / "result.mp4")
     assert Clip(result).size == (48, 64)
     assert np.abs(images(result)[0].astype(int) - np.rot90(picture(0), -1)).mean() < 5
     assert np.abs(images(result)[0][4, 44].astype(int) - COLORS[1]).max() < 8  # top right
+
+
+@pytest.mark.slow
+def test_browsers_play_it_and_show_its_colors(tmp_path, browser):
+    clip = make_clip(tmp_path / "clip.mp4", picture=lambda number: block(0))
+    content = base64.b64encode(convert(clip, tmp_path / "result.mp4").read_bytes()).decode()
+    page = browser.new_page()
+    supported = "document.createElement('video').canPlayType('video/mp4; codecs=\"avc1.64001f\"')"
+    if not page.evaluate(supported):
+        pytest.skip("this Chromium has no H.264")
+    found = page.evaluate(
+        """async source => {
+            const video = document.createElement("video");
+            video.src = source;
+            video.muted = true;
+            const shown = new Promise(done => video.requestVideoFrameCallback(done));
+            await video.play();
+            await shown;
+            const canvas = document.createElement("canvas");
+            const context = canvas.getContext("2d");
+            context.drawImage(video, 0, 0);
+            return [video.videoWidth, video.videoHeight, ...context.getImageData(9, 9, 1, 1).data];
+        }""",
+        f"data:video/mp4;base64,{content}",
+    )
+    page.close()
+    assert found[:2] == [64, 48]
+    assert found[2:5] == pytest.approx(COLORS[0], abs=4)
 
 
 # ---- GIF --------------------------------------------------------------------------------------
@@ -217,7 +247,7 @@ def test_a_phone_held_upright(tmp_path):
 
 def test_gif_out_and_in(tmp_path):
     clip = make_clip(tmp_path / "clip.mp4")
-    gif = unchanged(clip, tmp_path / "result.gif")
+    gif = convert(clip, tmp_path / "result.gif")
     with Image.open(gif) as image:
         assert (image.n_frames, image.size, image.info["loop"]) == (16, (64, 48), 0)
         for number in range(16):
@@ -225,7 +255,7 @@ def test_gif_out_and_in(tmp_path):
             assert image.info["duration"] == 40
             found = np.asarray(image.convert("RGB")).astype(int)
             assert np.abs(found - block(number)).max() <= 5
-    back = unchanged(gif, tmp_path / "back.mp4")
+    back = convert(gif, tmp_path / "back.mp4")
     assert seconds(back) == pytest.approx(seconds(clip))
     assert_close(images(back), images(clip), levels=8)
 
@@ -235,7 +265,7 @@ def test_gif_of_pillow_with_transparency_and_its_own_times(tmp_path):
     frames[0].putpixel((5, 5), (0, 0, 0, 0))
     file = tmp_path / "moving.gif"
     frames[0].save(file, save_all=True, append_images=frames[1:], duration=[100, 500, 700])
-    result = unchanged(file, tmp_path / "result.gif")
+    result = convert(file, tmp_path / "result.gif")
     assert images(result)[0][5, 5].min() > 250  # white
     with Image.open(result) as image:
         durations = []
@@ -243,13 +273,13 @@ def test_gif_of_pillow_with_transparency_and_its_own_times(tmp_path):
             image.seek(number)
             durations.append(image.info["duration"])
     assert durations == [100, 500, 700]
-    with av.open(str(unchanged(file, tmp_path / "result.mp4"))) as container:
+    with av.open(str(convert(file, tmp_path / "result.mp4"))) as container:
         assert container.duration / 1e6 == pytest.approx(1.3)
 
 
 def test_a_gif_has_at_most_50_frames_a_second(tmp_path):
     clip = make_clip(tmp_path / "clip.mp4", times=range(60), rate=60, sound=None)
-    times = seconds(unchanged(clip, tmp_path / "result.gif"))
+    times = seconds(convert(clip, tmp_path / "result.gif"))
     assert 30 <= len(times) <= 50 and np.diff(times).min() >= 0.0199
 
 
@@ -287,9 +317,57 @@ def test_side_by_side(run, tmp_path):
 def test_outputs_larger_than_inputs(tmp_path):
     """As super-resolution makes them."""
     clip = make_clip(tmp_path / "clip.mp4")
-    result = unchanged(clip, tmp_path / "result.mp4", lambda image: image.resize((128, 96)), True)
+    result = convert(clip, tmp_path / "result.mp4", lambda image: image.resize((128, 96)), True)
     assert Clip(result).size == (256, 96)
     assert_close(images(result)[:1], [block(0, (256, 96))], levels=4)
+
+
+def untrained(folder: Path, **fields) -> Path:
+    """A run of a task whose network has learned nothing yet."""
+    config = Config(**TINY, **fields)
+    state = {"generator": build_generator(config).state_dict(), "step": 0}
+    save_checkpoint(folder / "checkpoints" / "latest.pt", config, **state)
+    return folder
+
+
+TASKS = {
+    "colorization": ({"in_channels": 1, "out_channels": 2}, [], (64, 48)),
+    "inpainting": ({}, ["--mask", "mask.png"], (64, 48)),
+    "super_resolution": ({"factor": 2}, [], (128, 96)),
+    "edges": ({}, ["--draw"], (64, 48)),
+    "pairs": ({}, ["--tile", "32", "--side_by_side"], (128, 48)),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_tasks(task, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fields, words, size = TASKS[task]
+    mask = np.zeros((48, 64), np.uint8)
+    mask[10:20, 10:20] = 255
+    Image.fromarray(mask).save("mask.png")
+    clip = make_clip(Path("clip.mp4"), times=range(4))
+    run = untrained(tmp_path / "run", task=task, **fields)
+    words = [run, "--input", clip, "--output", "out.mp4", "--device", "cpu", *words]
+    assert evaluate.main(words) == 0
+    assert Clip(Path("out.mp4")).size == size
+    frames = images(Path("out.mp4"))
+    assert len(frames) == 4
+    if task == "inpainting":  # the mask is that of every frame
+        assert_close([frame[30:] for frame in frames], [i[30:] for i in images(clip)], levels=8)
+
+
+def test_runs_for_arrays_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_clip(Path("clip.mp4"))
+    run = untrained(tmp_path / "run", input_range="0 1")
+    words = [run, "--device", "cpu", "--input"]
+    line = refusal(capsys, evaluate.main, *words, "clip.mp4")
+    assert line == "error: clip.mp4 has 8-bit colors; this run is for arrays, 0 1"
+    np.save("x.npy", np.zeros((32, 32, 3), "f4"))
+    line = refusal(capsys, evaluate.main, *words, "x.npy", "--side_by_side")
+    assert line == "error: --side_by_side is for 8-bit colors; this run translates arrays"
+    assert not (run / "translated").exists()
 
 
 def test_several_videos(run, tmp_path, capsys):
@@ -365,7 +443,7 @@ def test_an_error_midway_leaves_no_file(tmp_path):
         (tmp_path / name).write_text("of yesterday")
         left = [1] * 8
         with pytest.raises(IndexError):
-            unchanged(clip, tmp_path / name, lambda image, left=left: left.pop() and image)
+            convert(clip, tmp_path / name, lambda image, left=left: left.pop() and image)
         assert (tmp_path / name).read_text() == "of yesterday"
     assert len(list(tmp_path.iterdir())) == 3
 
