@@ -25,7 +25,14 @@ from torch import Tensor, nn
 from config import Config, UserError, config_from_dict
 from discriminator import PatchDiscriminator
 from engine.devices import choose_device
-from engine.files import DamagedError, find_damage, load_tensors, replacing, retry_while_locked
+from engine.files import (
+    DamagedError,
+    find_damage,
+    load_tensors,
+    misfit,
+    replacing,
+    retry_while_locked,
+)
 from generator import EncoderDecoderGenerator, UNetGenerator
 from images.grids import center_on_squares, image_grid
 from images.nodata import NOWHERE, fill_nodata, mark_nodata, write_nodata
@@ -136,20 +143,6 @@ def with_weights(build, checkpoint: dict, name: str, path: str | Path) -> nn.Mod
     network.load_state_dict(weights, assign=True)
     network.config = config
     return network.eval().requires_grad_(False)
-
-
-def misfit(network: nn.Module, weights: dict | None) -> str | None:
-    """Says why weights are not those of a network, by name and shape; None if they are."""
-    if not isinstance(weights, dict):
-        return "there are no weights"
-    expected = network.state_dict()
-    for name in expected.keys() ^ weights.keys():
-        return f"{name} is {'missing' if name in expected else 'not part of it'}"
-    for name, weight in expected.items():
-        found = weights[name].shape if isinstance(weights[name], Tensor) else None
-        if found != weight.shape:
-            return f"{name} has the shape {found and list(found)}, not {list(weight.shape)}"
-    return None
 
 
 # ---- Translation ------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.cli import UserError
 
@@ -159,3 +159,17 @@ def tensors_of(state):
         elif isinstance(value, dict | list | tuple) and id(value) not in seen:
             seen.add(id(value))
             waiting += value.values() if isinstance(value, dict) else value
+
+
+def misfit(network: nn.Module, weights: dict | None) -> str | None:
+    """Says why weights are not those of a network, by name and shape; None if they are."""
+    if not isinstance(weights, dict):
+        return "there are no weights"
+    expected = network.state_dict()
+    for name in expected.keys() ^ weights.keys():
+        return f"{name} is {'missing' if name in expected else 'not part of it'}"
+    for name, weight in expected.items():
+        found = weights[name].shape if isinstance(weights[name], Tensor) else None
+        if found != weight.shape:
+            return f"{name} has the shape {found and list(found)}, not {list(weight.shape)}"
+    return None
