@@ -6,7 +6,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from engine.cli import UserError
 from engine.curves import GAP
 from images.pixels import resize, to_image, to_tensor, visible_channels
 
@@ -57,10 +56,7 @@ def center_on_square(image: Tensor, side: int) -> Tensor:
 
 
 def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
-    """Both images beside each other, RGB, the left one at the height of the right. Raises UserError
-    if they are arrays."""
-    if not (isinstance(left, Image.Image) and isinstance(right, Image.Image)):
-        raise UserError("--side_by_side is for 8-bit images; arrays have no common range")
+    """Both images beside each other, RGB, the left one at the height of the right."""
     if left.height != right.height:
         width = round(left.width * right.height / left.height)
         left = left.resize((width, right.height), Image.Resampling.BICUBIC)
