@@ -28,6 +28,7 @@ from engine import cli, fast
 from engine.devices import device_of
 from engine.fields import parse_preset
 from engine.files import report_skipped, write_text
+from engine.graphs import GraphedStep
 from engine.order import TrainingOrder
 from engine.processes import Processes, lock_run
 from engine.resume import resume
@@ -94,7 +95,7 @@ def step_function(model: Model, config: Config, graph: bool = True):
     """(x, y) -> losses: `train_step`, on a GPU as a CUDA graph."""
     step = partial(train_step, model, config=config)
     on_gpu = next(model.generator.parameters()).is_cuda
-    return fast.GraphedStep(step) if graph and config.fast and on_gpu else step
+    return GraphedStep(step, model[:4]) if graph and config.fast and on_gpu else step
 
 
 def cross_entropy(logits: Tensor, label: float) -> Tensor:

@@ -42,8 +42,7 @@ class Run:
     def __post_init__(self):
         self.order, self.config = self.schedule.order, self.schedule.config
         self.checkpoints = self.folder / "checkpoints"
-        self.advice = after_overflow(self.config.precision)
-        self.meter = Meter(list(self.losses), self.processes, self.advice)
+        self.meter = Meter(list(self.losses), self.processes, after_overflow(self.config.precision))
         self.provenance = provenance(self.processes.device)
         self.seconds = 0.0  # of training before this process
         self.begun = time.monotonic()
@@ -114,7 +113,7 @@ class Run:
         """Logs and prints mean scores and saves the sample grid, which the first process has; the
         others pass None. Raises UserError if a weight is not finite."""
         if results:
-            check_finite(self.state(), step, self.advice)
+            check_finite(self.state(), step, self.meter.advice)
             self.write_validation(step, *results)
         (self.schedule.waited,) = self.processes.largest(self.validations_since_best())
         if self.config.best_by != "none" and self.schedule.waited == 0:
@@ -149,7 +148,7 @@ class Run:
         rng = self.processes.gather(rng_state(self.processes.device))
         if self.processes.first:
             state = self.state()
-            check_finite(state, step, self.advice)
+            check_finite(state, step, self.meter.advice)
             self.log.flush()
             state |= {
                 "step": step,
