@@ -77,8 +77,7 @@ def build_model(config: Config, device: torch.device) -> Model:
 
 
 def prepare(model: Model, config: Config) -> Model:
-    """Applies the optimizations of engine/fast.py: networks change in place, optimizers may be
-    replaced."""
+    """Applies engine/fast.py: networks change in place, optimizers may be replaced."""
     if not config.fast:
         return model
     networks = [network for network in model[:2] if network]
@@ -118,7 +117,8 @@ def train_step(model: Model, x: Tensor, y: Tensor, config: Config) -> dict[str, 
     generator, discriminator, optimizer_g, optimizer_d, _ = model
     gan_loss = GAN_LOSSES[config.gan_loss]
     condition = (x,) if config.conditional else ()  # a GAN's D sees y alone (Section 4.2)
-    mixed_precision, scale = fast.mixed_precision(config.precision, x.device)
+    mixed_precision = fast.mixed_precision(config.precision, x.device)
+    scale = fast.loss_scale(config.precision)
     losses = {}
     optimizer_g.zero_grad()  # G's gradients take no memory during D's step
     with mixed_precision:

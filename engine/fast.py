@@ -52,18 +52,17 @@ def agree_on_precision(precision: str, processes: Processes) -> tuple[str, str]:
     return ("fp32" if processes.largest(chosen == "fp32")[0] else chosen), reason
 
 
-def mixed_precision(precision: str, device: torch.device) -> tuple[torch.autocast, float]:
-    """A context in which layers compute in bf16 or fp16 if `precision` says so; and the factor by
-    which losses are multiplied before `backward`. Weights, the statistics of norms, the networks'
-    last layers and the losses stay in fp32."""
+def mixed_precision(precision: str, device: torch.device) -> torch.autocast:
+    """A context in which layers compute in bf16 or fp16 if `precision` says so. Weights, the
+    statistics of norms, the networks' last layers and the losses stay in fp32."""
     enabled, kind = precision in HALVES, HALVES.get(precision, torch.bfloat16)
     # Without its cache, each use of a weight casts it anew, and gradients are added up in fp32.
-    context = torch.autocast(device.type, kind, enabled=enabled, cache_enabled=False)
-    return context, loss_scale(precision)
+    return torch.autocast(device.type, kind, enabled=enabled, cache_enabled=False)
 
 
 def loss_scale(precision: str) -> float:
-    """A constant, as nothing in a CUDA graph may depend on whether a gradient overflowed.
+    """The factor of losses before `backward`, so that few gradients are too small for fp16. It is
+    a constant, as nothing in a CUDA graph may depend on whether a gradient overflowed.
 
     fp16 holds numbers from 6e-8 to 65504: gradients overflow at 65504 / 256 = 256. In the paper's
     network on facades, at batch 1 after 7,464 steps, the largest was 7.9. Of those of activations,

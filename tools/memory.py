@@ -5,7 +5,7 @@
     python -m tools.memory --batch_size 16 --ema_decay 0.999
 
 Takes one step on the CPU and counts what PyTorch keeps for the backward pass. Not counted: CUDA
-itself, cuDNN's workspaces and tensors that live for one operation, together some 0.5 to 1 GB.
+itself, cuDNN's workspaces and tensors that live for one operation.
 """
 
 import argparse
@@ -82,14 +82,10 @@ def count_memory(config: Config) -> dict[str, float]:
     with Activations([*weights, x, y]) as activations:
         train_step(model, x, y, config)
     size = sum(weight.nbytes for weight in weights) / 1e9
-    average = list(model.average.parameters()) if model.average else []
-    parts = {
-        "weights": size,
-        "gradients": size,
-        "Adam": 2 * size,
-        "EMA": sum(weight.nbytes for weight in average) / 1e9,
-        "activations": activations.peak / 1e9,
-    }
+    parts = {"weights": size, "gradients": size, "Adam": 2 * size}
+    if model.average:
+        parts["EMA"] = sum(weight.nbytes for weight in model.average.parameters()) / 1e9
+    parts["activations"] = activations.peak / 1e9
     return {**parts, "sum": sum(parts.values())}
 
 

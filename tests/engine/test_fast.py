@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY, arguments, config_for, refusal, same_training
+from half import use_half_convolutions
 from torch import nn
 
 import train
@@ -186,15 +187,33 @@ def test_gradients_too_small_for_fp16_reach_the_weights():
 
     def gradient(precision: str, scaled: bool = True) -> torch.Tensor:
         network = prepared(precision=precision)[0].generator
-        context, scale = mixed_precision(precision, CPU)
-        with context:
+        scale = loss_scale(precision) if scaled else 1.0
+        with mixed_precision(precision, CPU):
             y = network(x)
-        ((scale if scaled else 1) * 1e-4 * y.square().mean()).backward()
-        return network.encoder[0][0].weight.grad / (scale if scaled else 1)
+        (scale * 1e-4 * y.square().mean()).backward()
+        return network.encoder[0][0].weight.grad / scale
 
     expected = gradient("fp32")
     assert not gradient("fp16", scaled=False).any()
     assert (gradient("fp16") - expected).norm() < 0.3 * expected.norm()
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_the_convolutions_of_the_measurement_are_those_of_fp16(kind, monkeypatch):
+    monkeypatch.setattr(kind, "forward", kind.forward)  # restores it in the end
+    torch.manual_seed(0)
+    layer, x = kind(8, 6, 4, stride=2, padding=1), torch.randn(2, 8, 8, 8, requires_grad=True)
+    results = []
+    for replaced in (False, True):
+        if replaced:
+            use_half_convolutions(kind)
+        with mixed_precision("fp16", CPU):
+            y = layer(x)
+        loss = (y.float() * torch.linspace(-1, 1, y.numel()).view_as(y)).sum()
+        results.append([y, *torch.autograd.grad(loss, [x, layer.weight, layer.bias])])
+    for expected, found in zip(*results, strict=True):
+        assert found.dtype == expected.dtype
+        assert (found - expected).norm() < 1e-3 * expected.norm()
 
 
 def test_a_run_in_fp16_resumes_bit_by_bit(pairs, tmp_path):
