@@ -266,7 +266,7 @@ def main(argv=None) -> int:
     loading["from files"] = from_files
     fastest = [*precisions, "fp32"][0]
     rates, steps = machine_rates(fastest, device), []
-    translation = translation_rate(config, device)
+    translating = translation_rate(config, device)
     torch.cuda.empty_cache()  # for the processes of the variants
     for config in options.configs:
         steps += rows_of(compare(config, precisions, options.junyanz, turns), config, rates)
@@ -276,7 +276,7 @@ def main(argv=None) -> int:
         "rates": {"TFLOP/s": rates[0] / 1e12, "GB/s": rates[1] / 1e9, "precision": fastest},
         "steps": steps,
         "loading": loading,
-        "translation": translation,
+        "translating": translating,
     }
     report(content, options.json)
     return 0

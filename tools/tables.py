@@ -113,8 +113,8 @@ def speeds(content: dict) -> tuple[list[list[str]], str]:
     copy = f", a copy at {rates['GB/s']:.0f} GB/s" if "GB/s" in rates else ""
     loading = ", ".join(f"{name} {rate:.0f}" for name, rate in content["loading"].items())
     more = ""
-    if "translation" in content:  # earlier files lack it
-        more = f" Images translated per second: {content['translation']:.3g}."
+    if "translating" in content:  # earlier files lack it
+        more = f" Images translated per second: {content['translating']:.3g}."
     return table_of(["batch", "variant"], rows), (
         f"{content['crop_size']} px, random images. Pairs loaded per second: {loading}.{more} "
         f"Floor: a large {rates['precision']} matrix product at {rates['TFLOP/s']:.2f} TFLOP/s"

@@ -35,7 +35,7 @@ def test_it_measures_every_variant_and_the_loading(pairs, tmp_path, capsys):
             assert row["speed"] == pytest.approx(textbook["ms/step"] / row["ms/step"])
             assert row["CUDA graph"] is False
     assert len(figures["loading"]) == 3 and all(rate > 0 for rate in figures["loading"].values())
-    assert figures["translation"] > 0 and "Images translated per second: " in printed
+    assert figures["translating"] > 0 and "Images translated per second: " in printed
 
 
 @pytest.mark.slow
