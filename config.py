@@ -83,7 +83,7 @@ class Config:
     # The run
     output: str = ""  # folder of the run; default: runs/ and the name of the dataset or the task
     device: str = "auto"  # auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1 ... or mps
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 if the hardware has it
     fast: bool = True  # false: the textbook step, without engine/fast.py
     log_steps: int = 50  # steps between rows of log.csv
     wandb: str = ""  # also log to this project of Weights & Biases; empty: do not

@@ -145,7 +145,7 @@ def doubling(in_channels: int, out_channels: int, upsampling: str, bias: bool) -
 
 
 def in_full_precision(layer: nn.Module, x: Tensor) -> Tensor:
-    """Applies a last layer outside of bf16 autocast: nothing behind it averages out rounding."""
+    """Applies a last layer outside of autocast: nothing behind it averages out rounding."""
     with torch.autocast(x.device.type, enabled=False):
         return layer(x.to(torch.promote_types(x.dtype, torch.float32)))
 

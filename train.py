@@ -28,6 +28,7 @@ from engine import cli, fast
 from engine.devices import device_of
 from engine.fields import parse_preset
 from engine.files import report_skipped, write_text
+from engine.graphs import GraphedStep
 from engine.order import TrainingOrder
 from engine.processes import Processes, lock_run
 from engine.resume import resume
@@ -64,7 +65,8 @@ def build_model(config: Config, device: torch.device) -> Model:
     discriminator = utils.build_discriminator(config).to(device) if config.gan_weight else None
     if config.init:
         utils.start_from(config.init, config, generator, discriminator)
-    adam = partial(Adam, lr=config.learning_rate, betas=(config.beta1, config.beta2))
+    betas, eps = (config.beta1, config.beta2), fast.adam_epsilon(config.precision)
+    adam = partial(Adam, lr=config.learning_rate, betas=betas, eps=eps)
     return Model(
         generator,
         discriminator,
@@ -75,8 +77,7 @@ def build_model(config: Config, device: torch.device) -> Model:
 
 
 def prepare(model: Model, config: Config) -> Model:
-    """Applies the optimizations of engine/fast.py: networks change in place, optimizers may be
-    replaced."""
+    """Applies engine/fast.py: networks change in place, optimizers may be replaced."""
     if not config.fast:
         return model
     networks = [network for network in model[:2] if network]
@@ -93,7 +94,7 @@ def step_function(model: Model, config: Config, graph: bool = True):
     """(x, y) -> losses: `train_step`, on a GPU as a CUDA graph."""
     step = partial(train_step, model, config=config)
     on_gpu = next(model.generator.parameters()).is_cuda
-    return fast.GraphedStep(step) if graph and config.fast and on_gpu else step
+    return GraphedStep(step, model[:4]) if graph and config.fast and on_gpu else step
 
 
 def cross_entropy(logits: Tensor, label: float) -> Tensor:
@@ -117,6 +118,7 @@ def train_step(model: Model, x: Tensor, y: Tensor, config: Config) -> dict[str, 
     gan_loss = GAN_LOSSES[config.gan_loss]
     condition = (x,) if config.conditional else ()  # a GAN's D sees y alone (Section 4.2)
     mixed_precision = fast.mixed_precision(config.precision, x.device)
+    scale = fast.loss_scale(config.precision)
     losses = {}
     optimizer_g.zero_grad()  # G's gradients take no memory during D's step
     with mixed_precision:
@@ -130,7 +132,7 @@ def train_step(model: Model, x: Tensor, y: Tensor, config: Config) -> dict[str, 
             fake_logits = discriminator(*condition, fake.detach())  # (B, 1, h, w)
         loss_d = (gan_loss(real_logits, 1.0) + gan_loss(fake_logits, 0.0)) / 2
         optimizer_d.zero_grad()
-        loss_d.backward()
+        (scale * loss_d).backward()
         optimizer_d.step()
         losses["loss_d"] = loss_d
 
@@ -144,7 +146,7 @@ def train_step(model: Model, x: Tensor, y: Tensor, config: Config) -> dict[str, 
         loss_gan = gan_loss(fake_logits, 1.0)
         objective = config.gan_weight * loss_gan + objective
         losses["loss_g_gan"] = loss_gan
-    objective.backward()
+    (scale * objective).backward()
     optimizer_g.step()
     losses["loss_g_l1"] = loss_l1
     return {name: loss.detach() for name, loss in losses.items()}
@@ -232,9 +234,7 @@ def train_on(
 def resolve_config(config: Config, processes: Processes) -> Config:
     """Decides what the configuration leaves open, prints what differs from the paper's recipe, and
     draws the demo's data if they are missing."""
-    precision, reason = fast.choose_precision(config.precision, processes.device)
-    if processes.largest(precision == "fp32")[0]:
-        precision = "fp32"
+    precision, reason = fast.agree_on_precision(config.precision, processes)
     several = f", {processes.size} processes" if processes.size > 1 else ""
     print(f"device {processes.device}{several}, torch {torch.__version__}")
     print(f"precision {precision}: {reason}")

@@ -20,9 +20,10 @@ from engine.trackers import Tracker
 class Meter:
     """Mean losses and speed since the last row of the log, over all processes."""
 
-    def __init__(self, names: list[str], processes: Processes):
+    def __init__(self, names: list[str], processes: Processes, advice: str):
         self.names = names
         self.processes = processes
+        self.advice = advice  # what to try when losses are not finite
         self.losses = torch.zeros(len(names), device=processes.device)  # sums
         self.steps = 0
         self.recent = []  # images since the losses were last checked
@@ -52,7 +53,7 @@ class Meter:
         if not self.losses.isfinite().all():
             raise UserError(
                 f"the losses are not finite at step {step}; its images were "
-                f"{', '.join(self.recent)}. Try a lower learning_rate"
+                f"{', '.join(self.recent)}. {self.advice}"
             )
         self.recent = []
 

@@ -45,6 +45,8 @@ def restore(part: nn.Module | Optimizer, state: dict) -> None:
         return
     options = part.state_dict()["param_groups"]
     part.load_state_dict({"state": state["state"], "param_groups": options})
+    # fp16 scales gradients and eps alike, see engine.fast, and other precisions do not.
+    scale = options[0]["eps"] / state["param_groups"][0]["eps"]
     for parameter, moments in part.state.items():
-        for name in ("exp_avg", "exp_avg_sq"):
-            moments[name] = torch.empty_like(parameter).copy_(moments[name])
+        for name, factor in (("exp_avg", scale), ("exp_avg_sq", scale**2)):
+            moments[name] = torch.empty_like(parameter).copy_(moments[name]).mul_(factor)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from engine.cli import UserError, shell_quote
 from engine.curves import draw_curves, draw_progress, warnings
 from engine.devices import provenance, rng_state
+from engine.fast import after_overflow
 from engine.files import save_image, tensors_of
 from engine.log import Log, Meter, read_log
 from engine.processes import Processes, StopRequest
@@ -41,7 +42,7 @@ class Run:
     def __post_init__(self):
         self.order, self.config = self.schedule.order, self.schedule.config
         self.checkpoints = self.folder / "checkpoints"
-        self.meter = Meter(list(self.losses), self.processes)
+        self.meter = Meter(list(self.losses), self.processes, after_overflow(self.config.precision))
         self.provenance = provenance(self.processes.device)
         self.seconds = 0.0  # of training before this process
         self.begun = time.monotonic()
@@ -112,7 +113,7 @@ class Run:
         """Logs and prints mean scores and saves the sample grid, which the first process has; the
         others pass None. Raises UserError if a weight is not finite."""
         if results:
-            check_finite(self.state(), step)
+            check_finite(self.state(), step, self.meter.advice)
             self.write_validation(step, *results)
         (self.schedule.waited,) = self.processes.largest(self.validations_since_best())
         if self.config.best_by != "none" and self.schedule.waited == 0:
@@ -147,7 +148,7 @@ class Run:
         rng = self.processes.gather(rng_state(self.processes.device))
         if self.processes.first:
             state = self.state()
-            check_finite(state, step)
+            check_finite(state, step, self.meter.advice)
             self.log.flush()
             state |= {
                 "step": step,
@@ -195,8 +196,8 @@ def report(run: Run, step: int) -> int:
     return 0
 
 
-def check_finite(state: dict, step: int) -> None:
+def check_finite(state: dict, step: int, advice: str) -> None:
     """Raises UserError if a tensor is not finite: a gradient can overflow where the losses do not,
     and the next losses would show it too late."""
     if not all(tensor.isfinite().all() for tensor in tensors_of(state)):
-        raise UserError(f"some weights are not finite after step {step}; try a lower learning_rate")
+        raise UserError(f"some weights are not finite after step {step}. {advice}")

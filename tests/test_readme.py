@@ -40,7 +40,7 @@ ELSEWHERE = {
     r"python -m tools\.draw.*": "draw.main, ",
     r"python -m tools\.export .*--web.*": "--web",
     r"python .*latest_net_G\.pth .*": "latest_net_G.pth",
-    r"python -m tests\.(kill|fuzz|soak).*": "short form of `python -m tests.",
+    r"python -m tests\.(kill|fuzz|soak|half).*": "short form of `python -m tests.",
 }
 
 # Options of other programs: Docker, Slurm, uv, torch-fidelity.

@@ -1,4 +1,4 @@
-"""Measures the training step of a preset beside the textbook one, and data loading.
+"""Measures the training step of a preset beside the textbook one, data loading and translation.
 
     python -m tools.benchmark                       the paper's networks, batch size 1 and 8
     python -m tools.benchmark --batch_size 64       another batch size
@@ -9,6 +9,7 @@
 The variants take turns, each time in a new process, and the median counts. The textbook step is
 train.py's without engine/fast.py: eager, fp32, PyTorch's own Adam. The floor is its FLOPs at the
 rate of a large matrix product, and Adam's bytes at that of a copy. Pairs loaded: the demo's.
+On a GPU it takes less than five minutes.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,7 +35,7 @@ from dataset import PairedDataset, load_pairs
 from engine import cli
 from engine.cli import UserError
 from engine.devices import device_of, provenance
-from engine.fast import choose_precision
+from engine.fast import HALVES, choose_precision
 from engine.fields import parse_preset
 from engine.files import write_text
 from engine.order import TrainingOrder
@@ -41,6 +43,7 @@ from tools.benchmark_translate import IMAGES, compare_translation
 from tools.make_demo import DEMO_ROOT, make_demo
 from tools.tables import described
 from train import build_model, prepare, step_function, train_step
+from utils import build_generator, generate_any_size
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -50,11 +53,11 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add(
         "--junyanz", metavar="DIR", help="a checkout of pytorch-CycleGAN-and-pix2pix; 128 or 256 px"
     )
-    add("--turns", type=int, default=3, help="turns of each variant (default: 3)", metavar="N")
+    add("--turns", type=int, help="turns of each variant (default: 3, on a GPU 1)", metavar="N")
     add("--translate", action="store_true", help="time evaluate.py instead of training")
     add("--json", metavar="FILE", help="also write the results there")
     options, preset, fields = parse_preset(parser, PRESETS, "facades", argv)
-    if options.turns < 1:
+    if options.turns is not None and options.turns < 1:
         raise UserError(f"--turns is {options.turns}; it must be 1 or more")
     if options.junyanz and not Path(options.junyanz, "models", "networks.py").is_file():
         raise UserError(f"--junyanz {options.junyanz} holds no models/networks.py")
@@ -93,24 +96,41 @@ def junyanz_step(folder: str, config: Config, device: torch.device):
     return step
 
 
-def compare(config: Config, junyanz: str | None, turns: int) -> dict[str, list]:
-    """For each variant, (seconds per step, peak GB) of each turn."""
+class Timing(NamedTuple):
+    seconds: float  # of a step, the mean
+    peak: float | None  # GB
+    graph: bool  # whether it was replayed from a CUDA graph
+
+
+def half_precisions(config: Config, device: torch.device) -> list[str]:
+    """bf16 and fp16, if the configuration leaves it open those that the hardware is built for."""
+    if config.precision != "auto":
+        return [config.precision] if config.precision != "fp32" else []
+    found = [choose_precision("auto", device)[0]]
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0):
+        found.append("fp16")
+    return [precision for precision in found if precision != "fp32"]
+
+
+def compare(
+    config: Config, precisions: list[str], junyanz: str | None, turns: int
+) -> dict[str, list[Timing]]:
+    """For each variant, what each turn measured. `precisions` are those beside fp32."""
     fp32 = replace(config, precision="fp32")
     variants = {"textbook fp32": (replace(fp32, fast=False), None), "ours fp32": (fp32, None)}
-    if config.precision == "bf16":
-        variants["ours bf16"] = (config, None)
+    for precision in precisions:
+        variants[f"ours {precision}"] = (replace(config, precision=precision), None)
     if junyanz:
         variants["junyanz, fp32"] = (fp32, junyanz)
     measured = {name: [] for name in variants}
-    for _ in tqdm(range(turns), f"batch {config.batch_size}", leave=False):
-        for name, arguments in variants.items():
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                measured[name].append(process.submit(time_steps, *arguments).result())
+    for name in tqdm(turns * list(variants), f"batch {config.batch_size}", leave=False):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            measured[name].append(process.submit(time_steps, *variants[name]).result())
     return measured
 
 
-def time_steps(config: Config, junyanz: str | None) -> tuple[float, float | None]:
-    """In a process of its own: the mean seconds of a step, and the peak memory in GB."""
+def time_steps(config: Config, junyanz: str | None) -> Timing:
+    """In a process of its own."""
     device = device_of(config.device)
     if junyanz:
         take_step = junyanz_step(junyanz, config, device)
@@ -119,7 +139,8 @@ def time_steps(config: Config, junyanz: str | None) -> tuple[float, float | None
     step = partial(take_step, *random_batch(config, device))
     warm_up, count = (2, 3) if device.type == "cpu" else (10, 50)
     mean_seconds(step, warm_up)  # on a GPU, it also records the CUDA graph
-    return mean_seconds(step, count), peak_memory(device)
+    graph = getattr(take_step, "graph", None) is not None
+    return Timing(mean_seconds(step, count), peak_memory(device), graph)
 
 
 def mean_seconds(function, count: int) -> float:
@@ -161,7 +182,7 @@ def count_work(config: Config) -> tuple[int, int]:
 
 def machine_rates(precision: str, device: torch.device) -> tuple[float, float]:
     """FLOP/s of a large matrix product, and bytes/s, read and written, of a large copy."""
-    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    dtype = HALVES.get(precision, torch.float32)
     side = 2048 if device.type == "cpu" else 8192
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
     source = torch.ones(2**26, device=device)
@@ -183,10 +204,22 @@ def loading_rate(config: Config) -> float:
     return size / mean_seconds(load, 2 + 500 // size)
 
 
-def rows_of(measured: dict[str, list], config: Config, rates: tuple[float, float]) -> list[dict]:
+def translation_rate(config: Config, device: torch.device) -> float:
+    """Images of crop_size translated per second, one at a time, from and to memory of the CPU."""
+    generator = build_generator(config).to(device).eval().requires_grad_(False)
+    image = random_batch(replace(config, batch_size=1), torch.device("cpu"))[0][0]
+    run = partial(generate_any_size, generator, image)
+    warm_up, count = (1, 5) if device.type == "cpu" else (10, 100)
+    mean_seconds(run, warm_up)
+    return 1 / mean_seconds(run, count)
+
+
+def rows_of(
+    measured: dict[str, list[Timing]], config: Config, rates: tuple[float, float]
+) -> list[dict]:
     """The rows of a batch size, from the results of `compare`."""
     flops, adam_bytes = count_work(config)
-    seconds = {name: statistics.median(s for s, _ in turns) for name, turns in measured.items()}
+    seconds = {name: statistics.median(t.seconds for t in measured[name]) for name in measured}
     return [
         {
             "batch": config.batch_size,
@@ -195,7 +228,8 @@ def rows_of(measured: dict[str, list], config: Config, rates: tuple[float, float
             "images/s": config.batch_size / seconds[name],
             "TFLOP/s": flops / seconds[name] / 1e12,
             "of floor": (flops / rates[0] + adam_bytes / rates[1]) / seconds[name],
-            "peak GB": measured[name][0][1],
+            "peak GB": measured[name][0].peak,
+            "CUDA graph": measured[name][0].graph,
             "speed": seconds["textbook fp32"] / seconds[name],
         }
         for name in measured
@@ -212,15 +246,17 @@ def main(argv=None) -> int:
     options = parse_arguments(argv)
     config = options.configs[0]
     device = device_of(config.device)
-    precision, _ = choose_precision(config.precision, device)
+    turns = options.turns or (1 if device.type == "cuda" else 3)
     if options.translate:
+        precision, _ = choose_precision(config.precision, device)
         config = replace(config, precision=precision)
-        rows = compare_translation(config, options.junyanz, options.turns, IMAGES)
+        rows = compare_translation(config, options.junyanz, turns, IMAGES)
         sizes = {"crop_size": config.crop_size, "base_channels": config.base_channels}
         report(
             {**provenance(device), **sizes, "images": IMAGES, "translations": rows}, options.json
         )
         return 0
+    precisions = half_precisions(config, device)
     if Path(config.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
         make_demo(DEMO_ROOT)
 
@@ -228,17 +264,19 @@ def main(argv=None) -> int:
     loading = {"from memory": loading_rate(config)}
     loading["from memory in batches of 64"] = loading_rate(replace(config, batch_size=64))
     loading["from files"] = from_files
-    rates, steps = machine_rates(precision, device), []
+    fastest = [*precisions, "fp32"][0]
+    rates, steps = machine_rates(fastest, device), []
+    translating = translation_rate(config, device)
     torch.cuda.empty_cache()  # for the processes of the variants
     for config in options.configs:
-        config = replace(config, precision=precision)
-        steps += rows_of(compare(config, options.junyanz, options.turns), config, rates)
+        steps += rows_of(compare(config, precisions, options.junyanz, turns), config, rates)
     content = {
         **provenance(device),
         "crop_size": config.crop_size,
-        "rates": {"TFLOP/s": rates[0] / 1e12, "GB/s": rates[1] / 1e9, "precision": precision},
+        "rates": {"TFLOP/s": rates[0] / 1e12, "GB/s": rates[1] / 1e9, "precision": fastest},
         "steps": steps,
         "loading": loading,
+        "translating": translating,
     }
     report(content, options.json)
     return 0

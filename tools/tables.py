@@ -112,10 +112,13 @@ def speeds(content: dict) -> tuple[list[list[str]], str]:
     rates = content["rates"]
     copy = f", a copy at {rates['GB/s']:.0f} GB/s" if "GB/s" in rates else ""
     loading = ", ".join(f"{name} {rate:.0f}" for name, rate in content["loading"].items())
+    more = ""
+    if "translating" in content:  # earlier files lack it
+        more = f" Images translated per second: {content['translating']:.3g}."
     return table_of(["batch", "variant"], rows), (
-        f"{content['crop_size']} px, random images. Pairs loaded per second: {loading}. Floor: "
-        f"a large {rates['precision']} matrix product at {rates['TFLOP/s']:.2f} TFLOP/s{copy}. "
-        f"{origins([content])}"
+        f"{content['crop_size']} px, random images. Pairs loaded per second: {loading}.{more} "
+        f"Floor: a large {rates['precision']} matrix product at {rates['TFLOP/s']:.2f} TFLOP/s"
+        f"{copy}. {origins([content])}"
     )
 
 

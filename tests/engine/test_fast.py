@@ -1,25 +1,26 @@
 """What is fast computes the same as what is plain."""
 
 import copy
-from contextlib import nullcontext
+import shutil
 from types import SimpleNamespace
-from unittest.mock import MagicMock
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY, config_for, equal, same_training, weights
+from conftest import TINY, arguments, config_for, refusal, same_training
+from half import use_half_convolutions
 from torch import nn
 
 import train
 from config import Config
-from engine.devices import rng_state, set_rng_state
 from engine.fast import (
+    HALVES,
     DownProduct,
-    GraphedStep,
     UpProduct,
     choose_precision,
+    loss_scale,
     matching_gradient,
+    mixed_precision,
     speed_up,
 )
 from engine.resume import restore
@@ -71,19 +72,20 @@ def stacked_step(*arguments) -> torch.Tensor:
     return torch.stack(list(train_step(*arguments).values()))
 
 
-def test_bf16_keeps_losses_weights_and_moments_in_fp32():
+@pytest.mark.parametrize("precision, rounding", [("bf16", 0.02), ("fp16", 0.002)])
+def test_half_precision_keeps_losses_weights_and_moments_in_fp32(precision, rounding):
     for enabled in (True, False):
-        model, plain = prepared(precision="bf16", fast=enabled)
+        model, plain = prepared(precision=precision, fast=enabled)
         x, y = batch()
         losses, expected = (
-            stacked_step(one, x, y, Config(precision=precision))
-            for one, precision in ((model, "bf16"), (plain, "fp32"))
+            stacked_step(one, x, y, Config(precision=kind))
+            for one, kind in ((model, precision), (plain, "fp32"))
         )
         assert losses.dtype == torch.float32
-        assert torch.allclose(losses, expected, rtol=0.02)
-        assert not torch.equal(losses, expected)  # it did compute in bf16
+        assert torch.allclose(losses, expected, rtol=rounding)
+        assert not torch.equal(losses, expected)  # it did compute in bf16 or fp16
         output = model.generator(x)  # but for the last layers, whose rounding would be seen
-        assert not torch.equal(output, output.bfloat16().float())
+        assert not torch.equal(output, output.to(HALVES[precision]).float())
         for network, optimizer in ((model[0], model[2]), (model[1], model[3])):
             for parameter in network.parameters():
                 moments = optimizer.state[parameter]
@@ -124,10 +126,11 @@ def test_gradients_arrive_in_the_layout_of_the_output():
         norms[0](x)  # a hook has nothing to do here, and must not complain
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("size", [1, 2])
-def test_gradients_of_the_fast_step_are_those_of_the_plain_one(size):
+def test_gradients_of_the_fast_step_are_those_of_the_plain_one(size, precision):
     """PyTorch's batch norm may give wrong gradients for unusual strides, with right outputs."""
-    fields = {"precision": "bf16", "depth": 5, "base_channels": 16, "receptive_field": 34}
+    fields = {"precision": precision, "depth": 5, "base_channels": 16, "receptive_field": 34}
     (quick, _), (plain, _) = prepared(**fields), prepared(**fields, fast=False)
     x, y = batch(size)
     for model in (quick, plain):
@@ -141,21 +144,99 @@ def test_gradients_of_the_fast_step_are_those_of_the_plain_one(size):
             assert error < 0.2, f"{name}: {error}"
 
 
-@pytest.mark.parametrize("there, back", [("bf16", "fp32"), ("fp32", "bf16")])
+@pytest.mark.parametrize(
+    "there, back", [("bf16", "fp32"), ("fp32", "bf16"), ("fp32", "fp16"), ("fp16", "bf16")]
+)
 def test_a_run_resumes_in_another_precision(pairs, tmp_path, there, back):
-    """Moments laid out for one are laid out anew for the other, and their values stay."""
+    """Moments laid out for one are laid out anew for the other. Their values stay, but for the
+    scale of fp16."""
     train.train(config_for(pairs, tmp_path / "run", precision=there, epochs=1))
     saved = load_checkpoint(tmp_path / "run")
-    model, _ = prepared(precision=back, fast=back == "bf16")
+    scale = loss_scale(back) / loss_scale(there)
+    model, _ = prepared(precision=back, fast=back != "fp32")
     for name, optimizer in (("optimizer_g", model[2]), ("optimizer_d", model[3])):
         restore(optimizer, saved[name])
-        assert equal(optimizer.state_dict()["state"], saved[name]["state"])
-        for parameter, moments in optimizer.state.items():
-            assert moments["exp_avg"].stride() == parameter.stride()
-            assert moments["exp_avg_sq"].stride() == parameter.stride()
+        states = saved[name]["state"].values()
+        for (weight, moments), before in zip(optimizer.state.items(), states, strict=True):
+            assert torch.equal(moments["exp_avg"], before["exp_avg"] * scale)
+            assert torch.equal(moments["exp_avg_sq"], before["exp_avg_sq"] * scale**2)
+            assert moments["step"] == before["step"]
+            assert moments["exp_avg"].stride() == weight.stride()
+            assert moments["exp_avg_sq"].stride() == weight.stride()
     words = ["--resume", tmp_path / "run", "--precision", back, "--epochs", 2]
     assert train.main(words) == 0
     assert load_checkpoint(tmp_path / "run")["config"]["precision"] == back
+
+
+# ---- fp16 -------------------------------------------------------------------------------------
+
+
+def test_the_scale_of_fp16_leaves_the_updates_as_they_are(pairs, tmp_path, monkeypatch):
+    """Bit by bit, in fp32, where a scale of 2**8 rounds nothing; also after changes on the way."""
+    monkeypatch.setattr("engine.fast.HALVES", {})
+    for name, (first, second) in {"plain": ("fp32", "fp32"), "scaled": ("fp16", "fp32")}.items():
+        config = config_for(pairs, tmp_path / name, precision=first, epochs=1)
+        assert train.train(config) == 0
+        words = ["--precision", second, "--epochs", 2]
+        assert train.main(["--resume", tmp_path / name, *words]) == 0
+    assert same_training(tmp_path / "plain", tmp_path / "scaled")
+
+
+def test_gradients_too_small_for_fp16_reach_the_weights():
+    x, _ = batch()
+
+    def gradient(precision: str, scaled: bool = True) -> torch.Tensor:
+        network = prepared(precision=precision)[0].generator
+        scale = loss_scale(precision) if scaled else 1.0
+        with mixed_precision(precision, CPU):
+            y = network(x)
+        (scale * 1e-4 * y.square().mean()).backward()
+        return network.encoder[0][0].weight.grad / scale
+
+    expected = gradient("fp32")
+    assert not gradient("fp16", scaled=False).any()
+    assert (gradient("fp16") - expected).norm() < 0.3 * expected.norm()
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_the_convolutions_of_the_measurement_are_those_of_fp16(kind, monkeypatch):
+    monkeypatch.setattr(kind, "forward", kind.forward)  # restores it in the end
+    torch.manual_seed(0)
+    layer, x = kind(8, 6, 4, stride=2, padding=1), torch.randn(2, 8, 8, 8, requires_grad=True)
+    results = []
+    for replaced in (False, True):
+        if replaced:
+            use_half_convolutions(kind)
+        with mixed_precision("fp16", CPU):
+            y = layer(x)
+        loss = (y.float() * torch.linspace(-1, 1, y.numel()).view_as(y)).sum()
+        results.append([y, *torch.autograd.grad(loss, [x, layer.weight, layer.bias])])
+    for expected, found in zip(*results, strict=True):
+        assert found.dtype == expected.dtype
+        assert (found - expected).norm() < 1e-3 * expected.norm()
+
+
+def test_a_run_in_fp16_resumes_bit_by_bit(pairs, tmp_path):
+    fields = {"precision": "fp16", "keep_epochs": 1}
+    assert train.train(config_for(pairs, tmp_path / "whole", epochs=2, **fields)) == 0
+    part = tmp_path / "part" / "checkpoints" / "latest.pt"
+    part.parent.mkdir(parents=True)
+    shutil.copy(tmp_path / "whole" / "checkpoints" / "epoch_0001.pt", part)
+    assert train.main(["--resume", tmp_path / "part"]) == 0
+    assert same_training(tmp_path / "whole", tmp_path / "part")
+
+
+@pytest.mark.parametrize("precision, advice", [
+    ("fp16", "Resume with --precision fp32: fp16 overflows above 65504"),
+    ("bf16", "Try a lower learning_rate"),
+])  # fmt: skip
+def test_what_overflows_ends_in_a_line_with_advice(pairs, tmp_path, capsys, precision, advice):
+    """Weights this large give losses above what fp16 holds, and a discriminator that is not
+    finite."""
+    words = ["--data_root", pairs, *arguments(**{**TINY, "precision": precision, "epochs": 1})]
+    words += ["--lambda_l1", 1e30 if precision == "bf16" else 1e6, "--output", tmp_path / "run"]
+    line = refusal(capsys, train.main, *words)
+    assert "not finite" in line and line.endswith(advice)
 
 
 # ---- What other devices get, prepared here and computed on the CPU ----------------------------
@@ -179,15 +260,15 @@ def capability(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
 
     def be(*version: int):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: version)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *device: version)
 
     be(8, 0)
     return be
 
 
 @pytest.mark.parametrize("precision, version, expected", [
-    ("fp32", (7, 5), False), ("fp32", (8, 0), True), ("bf16", (8, 0), True),
-    ("fp32", (12, 0), True),
+    ("fp32", (7, 5), False), ("fp16", (7, 5), True), ("fp32", (8, 0), True),
+    ("bf16", (8, 0), True), ("fp32", (12, 0), True),
 ])  # fmt: skip
 def test_gpus_without_tf32_keep_the_layout_in_fp32(capability, precision, version, expected):
     capability(*version)
@@ -231,20 +312,6 @@ def test_norms_on_a_gpu_keep_the_layout_both_ways(capability, norm):
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-def test_a_graph_is_recorded_on_the_stream_of_the_first_steps(monkeypatch):
-    used = []
-    for name in ("Stream", "CUDAGraph", "current_stream"):
-        monkeypatch.setattr(torch.cuda, name, MagicMock())
-    monkeypatch.setattr(torch.cuda, "stream", lambda s: used.append(s) or nullcontext())
-    monkeypatch.setattr(
-        torch.cuda, "graph", lambda g, stream=None, **options: used.append(stream) or nullcontext()
-    )
-    graphed = GraphedStep(lambda x, y: x + y)
-    for _ in range(GraphedStep.warm_up + 1):
-        graphed(*batch())
-    assert used == [graphed.side] * (GraphedStep.warm_up + 1)
-
-
 # ---- The choice of a precision ----------------------------------------------------------------
 
 
@@ -256,6 +323,17 @@ def test_auto_is_bf16_on_a_cpu_built_for_it(monkeypatch, native):
     assert choose_precision("fp32", CPU) == ("fp32", "as configured")
 
 
+@pytest.mark.parametrize("version, hint", [((7, 5), True), ((7, 0), True), ((6, 1), False)])
+def test_a_gpu_without_bf16_trains_in_fp32_and_names_fp16(capability, monkeypatch, version, hint):
+    capability(*version)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **options: False)
+    precision, reason = choose_precision("auto", torch.device("cuda"))
+    assert precision == "fp32" and "this GPU has no bf16" in reason
+    assert ("--precision fp16" in reason) == hint
+    assert choose_precision("fp16", torch.device("cuda")) == ("fp16", "as configured")
+    assert "very slow on this cpu" in choose_precision("fp16", CPU)[1]
+
+
 def test_auto_is_settled_once_and_kept(pairs, tmp_path, monkeypatch, capsys):
     for native in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
@@ -265,51 +343,3 @@ def test_auto_is_settled_once_and_kept(pairs, tmp_path, monkeypatch, capsys):
             train.main(["--resume", tmp_path, "--epochs", 2])
         assert load_checkpoint(tmp_path)["config"]["precision"] == "bf16"
         assert "precision bf16: " in capsys.readouterr().out
-
-
-# ---- GPU --------------------------------------------------------------------------------------
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-@needs_gpu
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_replayed_step_is_the_recorded_one(precision):
-    device = torch.device("cuda")
-    model, _ = prepared(device, precision=precision)
-    other, _ = prepared(device, precision=precision)
-    graphed = GraphedStep(lambda x, y: stacked_step(model, x, y, Config()))
-    for step in range(8):
-        x, y = batch(device=device) * (1 - step / 10)
-        replayed = graphed(x, y).clone()
-        assert torch.allclose(replayed, stacked_step(other, x, y, Config()), rtol=0.02), step
-    assert graphed.graph is not None
-
-
-@needs_gpu
-def test_every_replay_draws_its_own_noise_and_can_be_repeated():
-    device = torch.device("cuda")
-    config = Config(**{**TINY, "device": "cuda", "learning_rate": 1e-30})
-    model = prepare(build_model(config, device), config)
-    graphed = GraphedStep(lambda x, y: stacked_step(model, x, y, config))
-    x, y = batch(device=device)
-    for _ in range(GraphedStep.warm_up + 1):
-        graphed(x, y)
-    state = rng_state(device)
-    first = [graphed(x, y).clone() for _ in range(3)]
-    assert not torch.equal(first[0], first[1]) and not torch.equal(first[1], first[2])
-    set_rng_state(state, device)
-    assert all(torch.equal(graphed(x, y), losses) for losses in first)
-    set_rng_state(state, device)
-    assert torch.allclose(stacked_step(model, x, y, config), first[0], rtol=0.02)
-
-
-@needs_gpu
-def test_training_on_a_gpu_resumes_and_moves_to_the_cpu(pairs, tmp_path):
-    config = config_for(pairs, tmp_path / "run", device="cuda", epochs=2, decay_epochs=1)
-    assert train.train(config) == 0
-    before = weights(tmp_path / "run")
-    assert train.main(["--resume", tmp_path / "run", "--epochs", 3]) == 0
-    assert not equal(before, weights(tmp_path / "run"))
-    words = ["--device", "cpu", "--precision", "fp32", "--epochs", 4]
-    assert train.main(["--resume", tmp_path / "run", *words]) == 0

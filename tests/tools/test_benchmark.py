@@ -1,12 +1,14 @@
 """The benchmark runs, and its figures hang together."""
 
 import json
+import time
 
 import pytest
+import torch
 
 from config import Config
 from engine.cli import UserError
-from tools.benchmark import count_work, main
+from tools.benchmark import count_work, half_precisions, main
 from tools.tables import described
 
 TINY_STEP = ["demo", "--base_channels", "4", "--discriminator_channels", "4", "--device", "cpu"]
@@ -31,7 +33,9 @@ def test_it_measures_every_variant_and_the_loading(pairs, tmp_path, capsys):
         for row in rows.values():
             assert row["images/s"] == pytest.approx(batch_size / row["ms/step"] * 1e3)
             assert row["speed"] == pytest.approx(textbook["ms/step"] / row["ms/step"])
+            assert row["CUDA graph"] is False
     assert len(figures["loading"]) == 3 and all(rate > 0 for rate in figures["loading"].values())
+    assert figures["translating"] > 0 and "Images translated per second: " in printed
 
 
 @pytest.mark.slow
@@ -63,6 +67,18 @@ def test_a_step_of_the_papers_networks_takes_87_gflop():
     assert flops / 1e9 == pytest.approx(87, abs=1) and adam_bytes / 1e9 == pytest.approx(
         1.6, abs=0.1
     )
+
+
+@pytest.mark.parametrize("precision, capability, bf16, expected", [
+    ("auto", (9, 0), True, ["bf16", "fp16"]), ("auto", (7, 5), False, ["fp16"]),
+    ("auto", (6, 1), False, []), ("fp32", (9, 0), True, []), ("fp16", (9, 0), True, ["fp16"]),
+])  # fmt: skip
+def test_a_gpu_is_measured_in_what_it_is_built_for(
+    monkeypatch, precision, capability, bf16, expected
+):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **options: bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert half_precisions(Config(precision=precision), torch.device("cuda")) == expected
 
 
 @pytest.mark.parametrize(
@@ -109,3 +125,14 @@ class GANLoss(nn.Module):
     assert main(words) == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "| junyanz, fp32 |" in line]
     assert row.rstrip(" |").endswith("x")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_measured_within_five_minutes(tmp_path):
+    begun = time.monotonic()
+    assert main(["--json", tmp_path / "figures.json"]) == 0
+    assert time.monotonic() - begun < 300
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    rows = [row for row in figures["steps"] if row["variant"].startswith("ours")]
+    assert len(rows) >= 4 and all(row["CUDA graph"] and row["speed"] > 1 for row in rows)
