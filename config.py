@@ -76,7 +76,7 @@ class Config:
     beta2: float = 0.999  # Adam's decay of the second moment
     batch_size: int = 1  # pairs per step, on each GPU
     epochs: int = 200  # passes over the training pairs
-    decay_epochs: int = 0  # epochs at the end over which the learning rate decays linearly to 0
+    decay_epochs: int = 0  # epochs at the end over which the learning rate decays linearly toward 0
     ema_decay: float = 0.0  # decay of an EMA of the generator's weights, for inference; 0: no EMA
     seed: int = 0  # seeds weights, order, crops and noise
 

@@ -39,10 +39,10 @@ from generator import UNetGenerator
 from images.pixels import to_device
 from metrics.palettes import palette_name
 
-# What train_step returns, which are columns of log.csv, and their names in the progress bar.
+# The losses of train_step: column of log.csv -> name in the progress bar.
 LOSSES = {"loss_d": "D", "loss_g_gan": "G", "loss_g_l1": "L1"}
 SCORES = ["val_l1", "val_psnr", "val_ssim"]
-DEMO = PRESETS["demo"].data_root
+DEMO_DATA = PRESETS["demo"].data_root
 COLUMNS = ["step", "epoch", *LOSSES, *SCORES, "learning_rate", "images_per_second"]
 
 # ---- The objective and the step ---------------------------------------------------------------
@@ -59,7 +59,7 @@ class Model(NamedTuple):
 
 
 def build_model(config: Config, device: torch.device) -> Model:
-    """The networks and their optimizers, initialized from the configuration's seed."""
+    """Networks and optimizers, initialized from the configuration's seed."""
     torch.manual_seed(config.seed)
     generator = utils.build_generator(config).to(device)
     discriminator = utils.build_discriminator(config).to(device) if config.gan_weight else None
@@ -80,9 +80,10 @@ def prepare(model: Model, config: Config) -> Model:
     """Applies engine/fast.py: networks change in place, optimizers may be replaced."""
     if not config.fast:
         return model
-    networks = [network for network in model[:2] if network]
-    size = (config.batch_size, config.in_channels, config.crop_size, config.crop_size)
-    if fast.speed_up(networks, config.precision, torch.empty(size, device="meta")):
+    networks = list(filter(None, (model.generator, model.discriminator)))
+    shape = (config.batch_size, config.in_channels, config.crop_size, config.crop_size)
+    fuse_adam = fast.speed_up(networks, config.precision, torch.empty(shape, device="meta"))
+    if fuse_adam:
         fused_d = fast.fused(model.optimizer_d) if model.optimizer_d else None
         model = model._replace(optimizer_g=fast.fused(model.optimizer_g), optimizer_d=fused_d)
     if model.average:
@@ -112,19 +113,19 @@ GAN_LOSSES = {"cross_entropy": cross_entropy, "least_squares": least_squares}
 
 def train_step(model: Model, x: Tensor, y: Tensor, config: Config) -> dict[str, Tensor]:
     """Updates the discriminator, then the generator (Sections 3.1 and 3.3). x: (B, C, H, W) input,
-    y: (B, C', H, W) target, both in [-1, 1]. Returns the LOSSES in use. On a GPU it is recorded as
-    a CUDA graph: nothing in it may depend on the value of a tensor (`--fast false` to debug)."""
+    y: (B, C', H, W) target, both in [-1, 1]. Returns the LOSSES in use. Its code must not
+    branch on a tensor's value: on a GPU it is recorded as a CUDA graph (`--fast false` to debug)."""
     generator, discriminator, optimizer_g, optimizer_d, _ = model
     gan_loss = GAN_LOSSES[config.gan_loss]
-    condition = (x,) if config.conditional else ()  # a GAN's D sees y alone (Section 4.2)
+    condition = (x,) if config.conditional else ()  # unconditional: D sees y alone (Section 4.2)
     mixed_precision = fast.mixed_precision(config.precision, x.device)
     scale = fast.loss_scale(config.precision)
     losses = {}
-    optimizer_g.zero_grad()  # G's gradients take no memory during D's step
+    optimizer_g.zero_grad()  # frees G's gradients before D's step
     with mixed_precision:
-        fake = generator(x)  # (B, C', H, W)
+        fake = generator(x)  # G(x, z): (B, C', H, W); z is dropout
 
-    # ---- D: maximize log D(x, y) + log(1 - D(x, G(x, z))), halved to slow D down
+    # ---- D: maximize log D(x, y) + log(1 - D(x, G(x, z))), halved as in Section 3.3
     if discriminator:
         discriminator.requires_grad_(True)
         with mixed_precision:
@@ -136,11 +137,11 @@ def train_step(model: Model, x: Tensor, y: Tensor, config: Config) -> dict[str, 
         optimizer_d.step()
         losses["loss_d"] = loss_d
 
-    # ---- G: maximize log D(x, G(x, z)), by the updated D, and minimize λ·|y - G(x, z)|
+    # ---- G: maximize log D(x, G(x, z)), with the D just updated, and minimize λ·|y - G(x, z)|
     loss_l1 = F.l1_loss(fake, y)
     objective = config.lambda_l1 * loss_l1
     if discriminator:
-        discriminator.requires_grad_(False)
+        discriminator.requires_grad_(False)  # G's step needs no gradients of D's weights
         with mixed_precision:
             fake_logits = discriminator(*condition, fake)
         loss_gan = gan_loss(fake_logits, 1.0)
@@ -154,8 +155,8 @@ def train_step(model: Model, x: Tensor, y: Tensor, config: Config) -> dict[str, 
 
 def set_learning_rate(model: Model, config: Config, epoch: int) -> float:
     """Sets, and returns, the learning rate of an epoch, counted from 0: constant, as in the paper,
-    or with `decay_epochs` linear decay over the last of them, as in the PyTorch port."""
-    remaining = (config.epochs - epoch) / (config.decay_epochs + 1)
+    or decaying linearly over the last `decay_epochs` epochs, as in the PyTorch port."""
+    remaining = (config.epochs - epoch) / (config.decay_epochs + 1)  # above 0 in the last epoch
     rate = config.learning_rate * min(1.0, remaining)
     for optimizer in filter(None, (model.optimizer_g, model.optimizer_d)):
         fast.set_learning_rate(optimizer, rate)
@@ -178,16 +179,16 @@ def train(config: Config, checkpoint: dict | None = None) -> int:
     code: 0, or 128 + the number of the signal that stopped it. Raises UserError."""
     with Processes(device_of(config.device)) as processes:
         data = PairedDataset(resolve_config(config, processes), "train")
-        config = data.config  # with the numbers of measured ranges
+        config = data.config  # with measured ranges in place of percentiles
         validation = PairedDataset(config, "val", validating=True) if processes.first else None
         print(f"{len(data)} training pairs, {len(validation or data)} validation pairs")
-        fresh = replace(config, init="") if checkpoint else config
-        model = prepare(build_model(fresh, processes.device), config)
-        processes.seed_this_process(config.seed)
+        start = replace(config, init="") if checkpoint else config  # its weights are loaded below
+        model = prepare(build_model(start, processes.device), config)
+        processes.seed_noise(config.seed)
         run = build_run(config, data, model, processes)
         if checkpoint:
             resume(run, checkpoint)
-        if reason := run.schedule.nothing_left():
+        if reason := run.schedule.why_finished():
             print(f"{run.folder} {reason}")
             return 0
         if processes.first:
@@ -203,16 +204,16 @@ def train_on(
 ) -> int:
     """The loop. `validation` is None in all processes but the first. Returns the last step."""
     processes, schedule, order = run.processes, run.schedule, run.schedule.order
-    generator, discriminator = map(processes.share, model[:2])
+    generator, discriminator = map(processes.data_parallel, (model.generator, model.discriminator))
     shared = model._replace(generator=generator, discriminator=discriminator)
-    # Several processes exchange gradients within a step, which a graph cannot record.
+    # Several processes exchange gradients within a step, which GraphedStep does not record.
     take_step = step_function(shared, config, graph=processes.size == 1)
 
     def validate_and_save(step: int) -> None:
         if schedule.validation_due(step):
             results = validate(model.average or model.generator, validation) if validation else None
             run.add_validation(step, results)
-        if schedule.checkpoints_due(step):
+        if schedule.checkpoints_due(step):  # after the validation, which decides what is best
             run.save(step)
 
     with run:
@@ -224,7 +225,7 @@ def train_on(
             losses = take_step(x, y)
             update_average(model, config.ema_decay)
 
-            run.step_done(step, losses, batch["name"], learning_rate=rate)
+            run.record_step(step, losses, batch["name"], learning_rate=rate)
             validate_and_save(step)
             if schedule.stopping:
                 break
@@ -235,14 +236,14 @@ def resolve_config(config: Config, processes: Processes) -> Config:
     """Decides what the configuration leaves open, prints what differs from the paper's recipe, and
     draws the demo's data if they are missing."""
     precision, reason = fast.agree_on_precision(config.precision, processes)
-    several = f", {processes.size} processes" if processes.size > 1 else ""
-    print(f"device {processes.device}{several}, torch {torch.__version__}")
+    count = f", {processes.size} processes" if processes.size > 1 else ""
+    print(f"device {processes.device}{count}, torch {torch.__version__}")
     print(f"precision {precision}: {reason}")
     changed = differences(replace(config, output="", precision="auto"))
     print(f"the paper's facades recipe{', but:' if changed else ''}", *changed, sep="\n  ")
     config = replace(config, precision=precision, palette=palette_name(config))
-    if config.data_root == DEMO and not Path(DEMO).exists() and processes.first:
-        from tools.make_demo import make_demo  # drawing is no part of training
+    if config.data_root == DEMO_DATA and not Path(DEMO_DATA).exists() and processes.first:
+        from tools.make_demo import make_demo  # only if needed
 
         make_demo()
     processes.wait()
@@ -251,8 +252,8 @@ def resolve_config(config: Config, processes: Processes) -> Config:
 
 def build_run(config: Config, data: PairedDataset, model: Model, processes: Processes) -> Run:
     """The run, which logs and saves."""
-    sizes = (len(data), config.batch_size, config.epochs, config.seed)
-    order = TrainingOrder(*sizes, rank=processes.rank, processes=processes.size)
+    arguments = (len(data), config.batch_size, config.epochs, config.seed)
+    order = TrainingOrder(*arguments, rank=processes.rank, processes=processes.size)
     return Run(
         folder=config.folder,
         parts={name: part for name, part in model._asdict().items() if part is not None},
@@ -269,8 +270,8 @@ def build_run(config: Config, data: PairedDataset, model: Model, processes: Proc
 
 
 def parse_arguments(argv=None) -> Namespace:
-    """`resume`, a run folder or None; `fields`, those given; `config` of a new run. Raises
-    UserError."""
+    """Returns resume (a run folder or None), fields (those given) and config (None when resuming).
+    Raises UserError."""
     parser = cli.Parser(__doc__, usage="python train.py [PRESET] [--field value ...]")
     parser.add_argument("--resume", metavar="RUN", help="resume the run in this folder")
     options, preset, given = parse_preset(parser, PRESETS, DEFAULT, argv)
@@ -292,26 +293,26 @@ def main(argv=None) -> int:
         print(f"resuming {options.resume}")
         return resume_run(options.resume, options.fields)
     config = options.config
-    if config.data_root != DEMO:  # which is drawn if it is missing
+    if config.data_root != DEMO_DATA:  # which is drawn if it is missing
         require_data(config)
     print(f"training {config.folder}")
     with lock_run(config.folder):
         if utils.checkpoint_files(config.folder):
             raise UserError(
-                f"{config.folder} holds a run; resume it by python train.py --resume "
+                f"{config.folder} holds a run; resume it with python train.py --resume "
                 f"{cli.shell_quote(config.folder)}, or give another --output"
             )
         return train(config)
 
 
 def resume_run(path: str, changes: dict) -> int:
-    """Resumes the run in a folder, or of a checkpoint, with some fields changed."""
+    """Resumes a run, given its folder or a checkpoint, with some fields changed."""
     if not utils.checkpoint_files(path):
         utils.load_checkpoint(path)  # raises, before a folder is created
     folder = utils.run_folder(path)
     with lock_run(folder):
         checkpoint = utils.load_checkpoint(path)
-        utils.with_weights(utils.build_generator, checkpoint, "generator", folder)  # or raises
+        utils.with_weights(utils.build_generator, checkpoint, "generator", folder)  # do they fit?
         config = resume_config(checkpoint["config"], changes)
         return train(replace(config, output=str(folder)), checkpoint)
 

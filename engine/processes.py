@@ -51,13 +51,13 @@ class Processes:
             message = f"process {self.rank} of {self.size} lost the others; continue with --resume"
             raise UserError(message) from error
 
-    def share(self, network):
+    def data_parallel(self, network):
         """A network whose gradients are averaged over the processes. None stays None."""
         if self.size == 1 or network is None:
             return network
         return torch.nn.parallel.DistributedDataParallel(network)
 
-    def seed_this_process(self, seed: int) -> None:
+    def seed_noise(self, seed: int) -> None:
         """Gives every process but the first a noise of its own."""
         if not self.first:
             torch.manual_seed(seed + self.rank)

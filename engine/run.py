@@ -28,7 +28,7 @@ from engine.trackers import Tracker
 @dataclass
 class Run:
     """Writes the log, samples and checkpoints of a run. The block `with run:` is its training;
-    `step_done` follows each step, in every process."""
+    `record_step` follows each step, in every process."""
 
     folder: Path
     parts: dict  # the networks and Adam optimizers that a checkpoint holds, by name
@@ -82,7 +82,7 @@ class Run:
         tracker = Tracker(self.folder, self.config, self.resumed) if tracked else None
         return Log(self.folder, self.columns, start, tracker)
 
-    def step_done(
+    def record_step(
         self, step: int, losses: dict[str, Tensor], images: list[str], **values: float
     ) -> None:
         """Counts a step; every `log_steps`, writes a row with the mean losses and `values`. Agrees

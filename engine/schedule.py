@@ -61,7 +61,7 @@ class Schedule:
         epoch, step_of_epoch = self.order.position(step)
         return step_of_epoch == 0 and epochs > 0 and epoch % epochs == 0
 
-    def nothing_left(self) -> str | None:
+    def why_finished(self) -> str | None:
         """Why a resumed run has nothing left to train; None if it has."""
         if self.stopped_early:
             return "stopped early; --patience N for more"

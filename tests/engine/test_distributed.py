@@ -38,8 +38,8 @@ config = Config(**{fields!r})
 with Processes(device) as processes:
     model = build_model(config, device)
     shared = model._replace(
-        generator=processes.share(model.generator),
-        discriminator=processes.share(model.discriminator),
+        generator=processes.data_parallel(model.generator),
+        discriminator=processes.data_parallel(model.discriminator),
     )
     data = PairedDataset(config, "train")
     order = TrainingOrder(len(data), 1, 1, 0, rank=processes.rank, processes=processes.size)
