@@ -1,7 +1,7 @@
 """train.py in fp16 on a CPU, with convolutions as a GPU computes them.
 
     python -m tests.half demo --precision fp16 --base_channels 16 --discriminator_channels 16 \\
-        --epochs 10 --seed 0
+        --epochs 10 --validate_epochs 10 --seed 0
 
 Factors and results are in fp16, sums in fp32. PyTorch's own fp16 convolutions do the same, but on a
 CPU their backward pass takes seconds. Any option of train.py; other precisions are not changed.
