@@ -113,8 +113,8 @@ GAN_LOSSES = {"cross_entropy": cross_entropy, "least_squares": least_squares}
 
 def train_step(model: Model, x: Tensor, y: Tensor, config: Config) -> dict[str, Tensor]:
     """Updates the discriminator, then the generator (Sections 3.1 and 3.3). x: (B, C, H, W) input,
-    y: (B, C', H, W) target, both in [-1, 1]. Returns the LOSSES in use. Its code must not
-    branch on a tensor's value: on a GPU it is recorded as a CUDA graph (`--fast false` to debug)."""
+    y: (B, C', H, W) target, both in [-1, 1]. Returns the LOSSES in use. On a GPU it is
+    recorded as a CUDA graph: no branch may depend on a tensor's value (`--fast false` to debug)."""
     generator, discriminator, optimizer_g, optimizer_d, _ = model
     gan_loss = GAN_LOSSES[config.gan_loss]
     condition = (x,) if config.conditional else ()  # unconditional: D sees y alone (Section 4.2)
@@ -236,8 +236,7 @@ def resolve_config(config: Config, processes: Processes) -> Config:
     """Decides what the configuration leaves open, prints what differs from the paper's recipe, and
     draws the demo's data if they are missing."""
     precision, reason = fast.agree_on_precision(config.precision, processes)
-    count = f", {processes.size} processes" if processes.size > 1 else ""
-    print(f"device {processes.device}{count}, torch {torch.__version__}")
+    print(f"device {processes}, torch {torch.__version__}")
     print(f"precision {precision}: {reason}")
     changed = differences(replace(config, output="", precision="auto"))
     print(f"the paper's facades recipe{', but:' if changed else ''}", *changed, sep="\n  ")

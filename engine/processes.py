@@ -32,6 +32,9 @@ class Processes:
             # Long, as the others wait while the first validates.
             torch.distributed.init_process_group(backend, timeout=timedelta(hours=2))
 
+    def __str__(self) -> str:
+        return f"{self.device}, {self.size} processes" if self.size > 1 else str(self.device)
+
     def __enter__(self):
         if not self.first:  # the first process prints for all; errors still go to stderr
             sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="replace")
