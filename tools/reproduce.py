@@ -15,7 +15,6 @@ the labels in photos need a label reader (tools.reader), which is given or train
 
 import argparse
 import contextlib
-import gc
 import json
 import sys
 from dataclasses import asdict, replace
@@ -125,7 +124,6 @@ def run_once(config: Config, scorer: str | None = None) -> dict:
                 print("is finished")
                 return row["result"]
         code = train.train(config, checkpoint_of(config))
-        gc.collect()  # a network in bf16 refers to itself, and would stay in memory
         if code:
             sys.exit(code)
         row = {"depends_on": depends_on, "result": measure(config, scorer)}
