@@ -22,7 +22,7 @@ from sharing.exports import write_export
 from tools.make_demo import make_demo
 from utils import build_generator
 
-IMAGES = 100
+IMAGES = 200
 WEIGHTS = "latest_net_G.pth"  # as the port names them
 ROOT = Path(__file__).resolve().parent.parent
 
