@@ -89,7 +89,6 @@ def augment(
 
 # ---- The dataset ------------------------------------------------------------------------------
 
-
 STAND_IN_IMAGES = 100  # validated on if a dataset has no val
 
 

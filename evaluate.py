@@ -28,7 +28,7 @@ from dataset import PairedDataset
 from engine import cli, fast
 from engine.devices import command_line
 from engine.files import report_skipped, save_image
-from engine.loading import AHEAD, attempt, overlap
+from engine.loading import attempt, choose_overlap, one_at_a_time, overlap
 from images.arrays import output_endings
 from images.gallery import Gallery
 from images.outputs import Files, plan_outputs
@@ -103,17 +103,18 @@ def translations(
         output, y = (dataset.task.show(pair, image) for image in (output, pair["target"]))
         return Translation(name, x, output, y, index, missing)
 
-    return overlap(range(len(dataset)), read, compute, finish)
+    run_all = choose_overlap(generator, len(dataset), pixels=dataset[0]["input"][0].numel())
+    return run_all(range(len(dataset)), read, compute, finish)
 
 
 def validate(generator: nn.Module, dataset: PairedDataset) -> tuple[dict, Image.Image]:
     """The mean L1, PSNR and SSIM of a dataset, and a grid of its first `sample_images`. The noise
     is its own, so training is unaffected."""
-    shown = dataset.config.sample_images
 
     def finish(translation: Translation) -> tuple[dict, tuple]:
         _, x, output, y, index, _ = translation
-        return score(output, y), (x, output, y) if index < shown else None
+        is_shown = index < dataset.config.sample_images
+        return score(output, y), (x, output, y) if is_shown else None
 
     results = translations(generator, dataset, finish=finish)
     # disable=None: only in a terminal, as it is a second progress bar
@@ -194,7 +195,7 @@ def translate_files(generator: nn.Module, plan: dict[Files, Path], options: Name
     config, task = generator.config, task_of(generator.config)
     if advice := task.check_input([files[0] for files in plan]):
         print(advice, file=sys.stderr)
-    run, tiled, advised = translator(generator, options), bool(options.tile), []
+    run, tiled, advised = translator(generator, options), bool(options.tile), {}
 
     def read(files: Files):
         return files, task.read_input(files, tiled)
@@ -202,10 +203,10 @@ def translate_files(generator: nn.Module, plan: dict[Files, Path], options: Name
     def compute(item):
         files, image = item
         advice = task.hint(*size_of(image), tiled)
-        if advice and not advised:  # once is enough
+        if advice and advised.setdefault("first", files) is files:  # once is enough
             tqdm.write(f"{files[0]} {advice}", file=sys.stderr)
-            advised.append(advice)
-        return files, run(image), image if options.side_by_side else None
+        with one_at_a_time(math.prod(size_of(image))):
+            return files, run(image), image if options.side_by_side else None
 
     def finish(item) -> UserError | None:
         if isinstance(item, UserError):
@@ -215,7 +216,12 @@ def translate_files(generator: nn.Module, plan: dict[Files, Path], options: Name
 
     if config.bad_files == "skip":
         read, compute = partial(attempt, read), partial(attempt, compute)
-    results = overlap(plan, read, compute, finish, ahead=1 if tiled else AHEAD)
+    if tiled:
+        results = overlap(plan, read, compute, finish, ahead=1)
+    else:
+        first = attempt(read, next(iter(plan)))
+        pixels = 0 if isinstance(first, UserError) else math.prod(size_of(first[1]))
+        results = choose_overlap(generator, len(plan), pixels)(plan, read, compute, finish)
     results = tqdm(results, "translating", len(plan), unit="image")
     skipped = [
         str(error) if str(files[0]) in str(error) else f"{files[0]}: {error}"

@@ -10,11 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
 
@@ -147,22 +146,57 @@ def exit_at_trainers_sigterm() -> None:
 AHEAD = min(8, usable_cores())  # items that `overlap` reads ahead, and finishes at the same time
 
 
+SMALL = 2**20  # pixels of an image of which each core may translate one
+LARGE_IMAGE = threading.Lock()  # held by the only larger one that is translated
+
+
+def choose_overlap(network: nn.Module, items: int, pixels: int):
+    """How a network translates so many items, the first of which has so many pixels."""
+    on_cpu = next(network.parameters()).device.type == "cpu"
+    return overlap_on_cores if on_cpu and items > 1 and pixels <= SMALL else overlap
+
+
 def overlap(items, read, compute, finish, ahead: int = AHEAD):
     """Yields finish(compute(read(item))) for each item, in order. `compute`, the network, runs in
-    this thread; the others run in threads beside it. At most `ahead` items wait on each side. An
+    this thread; the others run in threads beside it. About `ahead` items wait on each side. An
     error is raised once everything before it is finished."""
-    items = iter(items)
     with ThreadPoolExecutor(2 * ahead) as pool:
-        reading = deque(pool.submit(read, item) for item in islice(items, ahead))
-        finishing = deque()
-        while reading:
-            value = reading.popleft().result()
-            reading.extend(pool.submit(read, item) for item in islice(items, 1))
-            finishing.append(pool.submit(finish, compute(value)))
-            if len(finishing) > ahead:
-                yield finishing.popleft().result()
-        for finished in finishing:
-            yield finished.result()
+        values = map_ahead(pool, read, items, ahead)
+        yield from map_ahead(pool, finish, map(compute, values), ahead)
+
+
+def overlap_on_cores(items, read, compute, finish):
+    """`overlap` for a network on a CPU: each core takes an item from its start to its end. Many
+    small images take a third less time than one after the other on all cores."""
+    enabled, kind = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+
+    def run(item):
+        with torch.autocast("cpu", kind, enabled, cache_enabled=False):  # a setting of each thread
+            return finish(compute(read(item)))
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            yield from map_ahead(pool, run, items, usable_cores())
+    finally:
+        torch.set_num_threads(threads)
+
+
+def one_at_a_time(pixels: int):
+    """A context for an image that takes much memory if it has so many pixels."""
+    return LARGE_IMAGE if pixels > SMALL else contextlib.nullcontext()
+
+
+def map_ahead(pool: ThreadPoolExecutor, function, items, ahead: int):
+    """Yields function(item) for each item, in order, computed by a pool `ahead` items early."""
+    waiting = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    for result in waiting:
+        yield result.result()
 
 
 def attempt(step, value):

@@ -26,6 +26,7 @@ import evaluate
 import train
 from dataset import PairedDataset
 from engine.cli import UserError
+from engine.fast import speed_up_inference
 from engine.files import read_json
 from generator import UNetGenerator
 from images.arrays import read_array, write_array
@@ -103,6 +104,7 @@ def test_crops_are_aligned_and_scaled(scans):
 
 def test_translating_arrays_and_files(scans, run, tmp_path):
     generator = load_generator(run)
+    speed_up_inference(generator)  # as evaluate.py does
     x, _ = scan(0)
     y = translate(generator, x)
     assert y.shape == (40, 48, 2) and np.ptp(y[..., 1]) > 5
@@ -241,6 +243,7 @@ def test_sixteen_bit_files_in_and_out_and_stacked_inputs(tmp_path):
     config = type(config)(**{**vars(config), "target_range": "0 60000"})
     assert train.train(config) == 0
     generator = load_generator(tmp_path / "run")
+    speed_up_inference(generator)  # as evaluate.py does
     stacked = [
         read_array(tmp_path / folder / "test" / f"1.{e}")
         for folder, e in (("A1", "png"), ("A2", "tif"))

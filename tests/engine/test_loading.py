@@ -14,7 +14,15 @@ import torch
 
 from engine import loading
 from engine.cli import UserError
-from engine.loading import TrainingOrder, attempt, load_batches, overlap, prefetch
+from engine.loading import (
+    TrainingOrder,
+    attempt,
+    choose_overlap,
+    load_batches,
+    overlap,
+    overlap_on_cores,
+    prefetch,
+)
 from images.pixels import collate, to_device, to_tensor
 
 
@@ -121,6 +129,39 @@ def test_results_come_in_order_and_only_the_network_runs_in_this_thread():
     assert threads["compute"] == {threading.get_ident()}
     assert threads["compute"].isdisjoint(threads["read"] | threads["finish"])
     assert list(overlap([], *steps)) == []
+
+
+def test_on_a_cpu_each_core_translates_an_image_in_the_precision_of_this_thread():
+    before = torch.get_num_threads()
+    with torch.autocast("cpu", torch.bfloat16):
+        ones = torch.ones(8, 8)
+        steps = (
+            lambda item: item,
+            lambda item: ones @ ones,
+            lambda y: (y.dtype, torch.get_num_threads()),
+        )
+        assert set(overlap_on_cores(range(9), *steps)) == {(torch.bfloat16, 1)}
+    assert list(overlap_on_cores(range(9), lambda item: item, lambda item: -item, abs)) == [
+        *range(9)
+    ]
+    assert torch.get_num_threads() == before
+    with pytest.raises(UserError, match="5 is bad"):
+        list(overlap_on_cores(range(9), bad_five, lambda item: item, lambda item: item))
+    assert torch.get_num_threads() == before
+
+
+def bad_five(item: int) -> int:
+    if item == 5:
+        raise UserError("5 is bad")
+    return item
+
+
+def test_large_images_and_gpus_take_one_at_a_time():
+    cpu, gpu = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1, device="meta")
+    assert choose_overlap(cpu, items=2, pixels=256**2) is overlap_on_cores
+    assert choose_overlap(cpu, items=1, pixels=256**2) is overlap
+    assert choose_overlap(cpu, items=2, pixels=4000**2) is overlap
+    assert choose_overlap(gpu, items=2, pixels=256**2) is overlap
 
 
 def test_few_items_are_in_memory_at_a_time():
