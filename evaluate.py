@@ -89,9 +89,8 @@ def translations(
     noise: bool = True,
     finish=lambda translation: translation,
 ):
-    """Translates the pairs of a dataset one by one; see `utils.generate` about noise. Yields
-    `finish`, which runs in threads, of each Translation. The noise of every image starts from
-    `seed`, so its translation does not depend on others."""
+    """Translates the pairs of a dataset, each with the noise of `seed`, so that none depends on
+    others; see `utils.generate`. Yields `finish`, which runs in threads, of each Translation."""
 
     def read(index: int):
         return index, dataset[index], dataset.nodata(index)
