@@ -14,7 +14,7 @@ LABELS = REPOSITORY / "pretrained" / "labels.png"
 
 
 def test_results_stay_small():
-    for folder, limit in (("results", 10e6), ("pretrained", 45e6)):
+    for folder, limit in (("results", 10e6), ("pretrained", 60e6)):
         files = [file for file in (REPOSITORY / folder).rglob("*") if file.is_file()]
         assert sum(file.stat().st_size for file in files) < limit
 
@@ -52,6 +52,18 @@ def test_a_drawn_shoe_is_filled_and_its_surroundings_stay_white(tmp_path):
     assert boot[:60, 180:].mean() > 235
 
 
+def test_a_gray_photo_gets_a_blue_sky(tmp_path):
+    photo = REPOSITORY / "pretrained" / "old_photo.jpg"
+    words = ["--input", photo, "--output", tmp_path / "colored.png", "--device", "cpu"]
+    assert evaluate.main([REPOSITORY / "pretrained" / "colorization", *words]) == 0
+    gray, colored = Image.open(photo), Image.open(tmp_path / "colored.png")
+    assert gray.mode == "L" and colored.size == gray.size
+    pixels = np.asarray(colored, float)
+    assert np.abs(pixels @ [0.299, 0.587, 0.114] - np.asarray(gray, float)).mean() < 12
+    red, _, blue = pixels[40:250, 120:420].mean(axis=(0, 1))
+    assert blue > red + 40
+
+
 def test_every_pretrained_generator_is_one_to_draw_for():
     with Server([REPOSITORY / "pretrained"]) as server:
         listing = server.listing()
@@ -59,6 +71,7 @@ def test_every_pretrained_generator_is_one_to_draw_for():
         "facades": "labels",
         "edges2shoes": "edges",
         "maps": "image",
+        "colorization": "photo",
     }
     assert listing[0]["name"] == "facades"
 
