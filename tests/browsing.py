@@ -16,7 +16,8 @@ from conftest import TINY
 from PIL import Image
 
 from config import Config
-from utils import build_generator, save_checkpoint
+from engine.fast import speed_up_inference
+from utils import build_generator, load_generator, save_checkpoint
 
 DESKTOP = {"viewport": {"width": 1400, "height": 900}}
 PHONE = {
@@ -45,6 +46,13 @@ def untrained(folder: Path, seed: int = 0, **fields) -> Path:
     weights = generator.state_dict()
     save_checkpoint(folder / "checkpoints" / "latest.pt", config, generator=weights, step=0)
     return folder
+
+
+def fast_generator(run: Path):
+    """The generator as the server has it."""
+    generator = load_generator(run)
+    speed_up_inference(generator)
+    return generator
 
 
 def write_json(path: Path, values: dict) -> None:

@@ -18,6 +18,7 @@ from browsing import (
     declared,
     drag,
     drop,
+    fast_generator,
     image_of,
     place,
     png,
@@ -28,6 +29,7 @@ from browsing import (
     visible_channels,
     write_json,
 )
+from conftest import REPOSITORY
 from PIL import Image
 
 from images.pixels import to_image, to_tensor
@@ -37,7 +39,7 @@ from pages.server import Server
 from pages.server import page as whole_page
 from tasks.colorization import to_lab
 from tasks.edges import draw as draw_edges
-from utils import load_generator, translate
+from utils import translate
 
 BLUE, WINDOW = (PALETTES["facades"].classes[name] for name in ("background", "window"))
 
@@ -53,7 +55,7 @@ def test_a_rectangle_changes_the_output_and_undo_restores_both(server, runs, ope
     drawn[6:16, 4:21] = WINDOW
     after = visible_channels(page, "canvas"), visible_channels(page, "output")
     assert (after[0] == drawn).all() and np.abs(after[1] - before[1]).mean() > 1
-    generator = load_generator(runs / "facades").to(memory_format=torch.channels_last)
+    generator = fast_generator(runs / "facades")
     expected = translate(generator, Image.fromarray(drawn.astype(np.uint8)))
     assert (after[1] == np.asarray(expected)).all()
     for key, (canvas, output) in (("Control+z", before), ("Control+y", after), ("z", before)):
@@ -148,7 +150,7 @@ def test_dropped_images_of_any_kind(server, runs, opened):
     settled(page)
     expected = (deep / 257).round()
     assert (visible_channels(page, "canvas")[..., 0] == expected).all()
-    generator = load_generator(runs / "sketches").to(memory_format=torch.channels_last)
+    generator = fast_generator(runs / "sketches")
     image = Image.fromarray(visible_channels(page, "canvas").astype(np.uint8))
     assert (visible_channels(page, "output") == np.asarray(translate(generator, image))).all()
 
@@ -201,7 +203,7 @@ def test_a_hole_is_painted_on_a_photo(server, runs, opened):
     settled(page)
     mask = Image.new("L", (48, 40))
     mask.paste(255, (10, 5, 30, 15))
-    generator = load_generator(runs / "hole").to(memory_format=torch.channels_last)
+    generator = fast_generator(runs / "hole")
     expected = translate(generator, blocks(48, 40), mask=mask)
     assert (visible_channels(page, "output") == np.asarray(expected)).all()
     page.keyboard.press("e")
@@ -718,3 +720,17 @@ def test_forced_colors_keep_swatches_and_the_chosen_tool(server, opened):
     assert colors == expected
     look = "getComputedStyle(element('{}')).backgroundColor"
     assert page.evaluate(look.format("rectangle")) != page.evaluate(look.format("brush"))
+
+
+@pytest.mark.slow
+def test_the_pretrained_colorization_colors_an_old_photo(opened, tmp_path):
+    with serving(Server([str(REPOSITORY / "pretrained")], device="cpu")) as server:
+        page = opened(server, "colorization")
+        page.set_input_files("#file", REPOSITORY / "pretrained" / "old_photo.jpg")
+        until(page, "canvas.width === 640")
+        settled(page)
+        shown, colored = visible_channels(page, "canvas"), visible_channels(page, "output")
+    assert shown.shape == colored.shape == (427, 640, 3)
+    assert (np.ptp(shown, axis=2) <= 1).all()  # the gray image that the generator sees
+    red, _, blue = colored[40:250, 120:420].mean(axis=(0, 1))
+    assert blue > red + 40

@@ -8,10 +8,10 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
 from browsing import RUNS, ask, blocks, declared, image_of, png, serving, translated, untrained
 from PIL import Image
 
+from engine.fast import speed_up_inference
 from images.reading import MAX_PIXELS
 from pages.server import Server
 from utils import load_generator, translate
@@ -30,7 +30,7 @@ def test_it_translates_as_utils_does(server, runs, name):
     expected = translate(generator, image, 0, False, mask).convert("RGB")
     result = translated(server, name, sent, noise=0)
     assert np.abs(result - np.asarray(expected).astype(int)).max() <= 1  # rounded otherwise
-    generator.to(memory_format=torch.channels_last)
+    speed_up_inference(generator)
     for seed in (0, 7):
         expected = translate(generator, image, seed, True, mask).convert("RGB")
         result = translated(server, name, sent, seed)
