@@ -162,7 +162,7 @@ def read_image(
         size = path.stat().st_size if content is None else len(content)
         kind = f"none of {', '.join(FORMATS)}" if size else "empty"
         raise UserError(f"{path} cannot be read as an image: it is {kind}") from error
-    except Exception as error:  # Pillow's readers raise nearly anything on a damaged file
+    except Exception as error:  # Pillow has no common error for damaged files
         raise UserError(f"{path} cannot be read as an image: {error}") from error
 
 
