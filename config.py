@@ -261,9 +261,9 @@ def require_data(config: Config) -> None:
     if command == "tools.download":
         command += f" {root.name}"
     if not root.is_dir():
-        beside = [folder.as_posix() for folder in root.parent.glob("*/")]
-        other = "it must be a folder of images" + did_you_mean(root.as_posix(), beside)
-        how = f"python -m {command} makes it" if command else other
+        beside = [folder.name for folder in root.parent.glob("*/")]
+        hint = did_you_mean(root.name, beside, f"{root.parent.as_posix()}/")
+        how = f"python -m {command} makes it" if command else f"it must be a folder of images{hint}"
         raise UserError(f"data_root {root} does not exist; {how}")
 
 

@@ -95,7 +95,7 @@ def write_export(
     version = 2 if precision == "int8" else 1  # see EXPORT_FORMAT
     description = {"format": version, "config": dataclasses.asdict(config)}
     if (folder / CARD).exists():
-        print(f"{folder / CARD} is kept, as it may have been edited")
+        print(f"{folder / CARD} is kept, as it may have been edited; remove it for a new one")
     else:
         write_card(folder, config, precision, evaluation, name)
     write_text(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")

@@ -85,11 +85,14 @@ def evaluation_of(run: str | Path) -> Path | None:
     """What evaluate.py wrote for the test split, unless the run has trained on since then."""
     folder, weights = run_folder(run) / "test", checkpoint_files(run)
     scores = folder / "scores.json"
-    if weights and scores.is_file() and scores.stat().st_mtime >= weights[0].stat().st_mtime:
-        return folder
     command = f"python evaluate.py {cli.shell_quote(run)}"
-    print(f"the card lacks scores and examples; {command} makes them")
-    return None
+    if not weights or not scores.is_file():
+        print(f"the card lacks scores and examples; {command} makes them")
+        return None
+    if scores.stat().st_mtime < weights[0].stat().st_mtime:
+        print(f"the card lacks scores, as {scores} is older than the weights; {command} renews it")
+        return None
+    return folder
 
 
 def export_program(
@@ -119,10 +122,10 @@ def export_onnx(
     width, or with `size` one image of size x size. Each of the N images is translated as if alone.
     With `noise` every call draws new noise; after `onnxruntime.set_seed` a new session repeats its
     draws. Raises UserError."""
-    from sharing.onnx_graph import onnx_model
-
     generator = load_generator(run, ema=ema)
     check_size(generator, size)
+    from sharing.onnx_graph import onnx_model  # needs an optional package
+
     model = onnx_model(generator, noise, size=size)
     model.metadata_props.add(key="config", value=config_of(generator))
     with replacing(path) as temporary:
