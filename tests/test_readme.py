@@ -217,7 +217,7 @@ def workspace(tmp_path_factory) -> Path:
         "mydata",
     ):
         make_pairs(folder / name)
-    for name in ("paintings", "data/street", "data/tiles"):
+    for name in ("paintings", "data/scenes", "data/street", "data/tiles"):
         make_pairs(folder / name)
     random = np.random.default_rng(0)
     for number in range(4):
@@ -235,6 +235,7 @@ def workspace(tmp_path_factory) -> Path:
             photo.save(folder / name / f"{number}.png")
     photo.save(folder / "x.jpg")
     photo.resize((300, 200)).save(folder / "large.tif")
+    photo.resize((300, 300)).save(folder / "aerial.png")
     photo.convert("1").save(folder / "hole.png")
     return folder
 
