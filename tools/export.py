@@ -90,7 +90,7 @@ def evaluation_of(run: str | Path) -> Path | None:
         print(f"the card lacks scores and examples; {command} makes them")
         return None
     if scores.stat().st_mtime < weights[0].stat().st_mtime:
-        print(f"the card lacks scores, as {scores} is older than the weights; {command} renews it")
+        print(f"the card lacks scores, as {scores} is older than the weights; {command} makes them")
         return None
     return folder
 

@@ -32,7 +32,7 @@ def test_each_file_is_a_table_and_a_note_of_its_origin(file):
     content = json.loads(file.read_text(encoding="utf-8"))
     table, note = described(content).split("\n\n")
     widths = {line.count("|") for line in table.splitlines()}
-    rows = content.get("rows", content.get("steps"))
+    rows = next(content[key] for key in ("rows", "steps", "translations") if key in content)
     real = "real_pixel_accuracy" in str(content)
     assert len(widths) == 1 and len(table.splitlines()) == 2 + len(rows) + real
     for fact in (content["command"], " px", "; commit ", "torch 2."):
