@@ -182,11 +182,11 @@ def test_images_unlike_those_of_training_give_one_warning(run, tmp_path, capsys)
         (tmp_path / name).mkdir()
         for number in range(2):
             picture(size).save(tmp_path / name / f"{number}.png")
-    remarks = {  # of any one of the images, as several are translated at a time
+    remarks = {
         "like": None,
-        "pair": ".png is twice as wide as tall",
-        "photo": ".png is 300x200, but training saw whole images at 36 px",
-        "big": ".png is 90x80, but",
+        "pair": "0.png is twice as wide as tall",
+        "photo": "0.png is 300x200, but training saw whole images at 36 px",
+        "big": "0.png is 90x80, but",
     }
     for name, remark in remarks.items():
         code = evaluate.main([run, "--input", tmp_path / name, *ON_CPU])

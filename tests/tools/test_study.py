@@ -470,7 +470,7 @@ def test_the_images_are_on_the_screen_for_one_second(page, opened):
     assert len(measured) == len(painted) == 8
     for times in (measured, painted):
         assert 950 < statistics.median(times) < 1050
-        assert sorted(times)[1] > 900 and max(times) < 1500  # a busy machine may stall once
+        assert min(times) > 900 and max(times) < 1500  # on a busy machine
 
 
 @pytest.mark.slow
