@@ -11,13 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
-from conftest import TINY
+from conftest import untrained as untrained  # pages/conftest.py has the name conftest, too
 from PIL import Image
 
-from config import Config
 from engine.fast import speed_up_inference
-from utils import build_generator, load_generator, save_checkpoint
+from utils import load_generator
 
 DESKTOP = {"viewport": {"width": 1400, "height": 900}}
 PHONE = {
@@ -34,18 +32,6 @@ RUNS = {
     "color": {"task": "colorization", "in_channels": 1, "out_channels": 2},
     "sketches": {"direction": "AtoB"},
 }
-
-
-def untrained(folder: Path, seed: int = 0, **fields) -> Path:
-    """A run with an untrained generator. The spread of its weights makes every layer count."""
-    config = Config(**{**TINY, "output": str(folder), **fields})
-    torch.manual_seed(seed)
-    generator = build_generator(config)
-    for parameter in generator.parameters():
-        parameter.data.normal_(0.1, 0.3)
-    weights = generator.state_dict()
-    save_checkpoint(folder / "checkpoints" / "latest.pt", config, generator=weights, step=0)
-    return folder
 
 
 def fast_generator(run: Path):

@@ -174,11 +174,11 @@ def undrawn(monkeypatch) -> None:
         monkeypatch.setattr(f"engine.run.{name}", lambda folder: None)
 
 
-def untrained(folder: Path, **fields) -> Path:
+def untrained(folder: Path, seed: int = 0, **fields) -> Path:
     """A run folder with an untrained generator. The spread of its norms and weights makes every
     layer count in the output."""
     config = Config(**{**TINY, "output": str(folder), **fields})
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     generator = build_generator(config)
     for parameter in generator.parameters():
         parameter.data.normal_(0.1, 0.3)
