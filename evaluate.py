@@ -158,8 +158,7 @@ def evaluate_split(
         gallery.add(name, thumbnails, rows[name])
         if read:
             file = dataset.task.read(dataset.pairs[index])[0]
-            labels = to_tensor(fit(file, x.shape[:0:-1], 3, nearest=True))
-            read.add(labels, output, y)
+            read.add(to_tensor(fit(file, x.shape[:0:-1], 3, nearest=True)), output, y)
         if len(grid) < GRID_IMAGES:
             grid.append((x, output, y))
 

@@ -160,9 +160,10 @@ NORMS = {
 
 def initialize(module: nn.Module) -> None:
     """Weights N(0, 0.02), norm scales N(1, 0.02), biases 0 (Section 6.2 and the Lua code)."""
-    if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
-    elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-    if getattr(module, "bias", None) is not None:
+    weight = getattr(module, "weight", None)
+    if weight is None or weight.is_meta:  # normal_ on "meta" would import torch._dynamo, 2 seconds
+        return
+    convolution = isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+    nn.init.normal_(weight, 0.0 if convolution else 1.0, 0.02)
+    if module.bias is not None:
         nn.init.zeros_(module.bias)

@@ -183,8 +183,8 @@ def translate(
     `image` is an array (H, W, C) in its units; with a target_range, so is the result, with `nodata`
     where the image has it. An input of class numbers holds them or has their colors; outputs always
     have colors, see metrics.class_numbers.to_numbers. Raises UserError on what does not fit."""
-    task = task_of(generator.config)
     config = generator.config
+    task = task_of(config)
     missing = NOWHERE
     if not isinstance(image, np.ndarray if config.input_range else Image.Image):
         takes = "an array" if config.input_range else "a PIL image"

@@ -203,7 +203,7 @@ def use_matrix_products(network: nn.Module, x: Tensor) -> None:
         if plain and module.stride == (2, 2) and module.bias is None:
             hooks.append(module.register_forward_hook(look))
     with torch.no_grad():
-        network(torch.zeros_like(x[:1], device="cpu"), noise=False)
+        network(torch.zeros(x[:1].shape), noise=False)
     for hook in hooks:
         hook.remove()
     for name, module in list(network.named_modules()):

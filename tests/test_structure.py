@@ -140,3 +140,20 @@ def test_importing_train_costs_little_more_than_torch():
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.stdout.strip() == "[]", done.stderr + done.stdout
+
+
+def test_a_translation_imports_little_more_than_torch(tmp_path):
+    """Half of the time for one image was torch._dynamo and sympy, for tensors on "meta"."""
+    words = ["pretrained/facades", "--input", "pretrained/facades/examples/1.png"]
+    words += ["--output", str(tmp_path / "photo.png")]
+    slow = ["torch._dynamo", "sympy", "albumentations", "torchvision", "matplotlib", "cv2"]
+    code = f"""
+import sys, torch, evaluate
+before = set(sys.modules)
+evaluate.main({words})
+print(sorted(set({slow}) & sys.modules.keys() - before))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr + done.stdout
