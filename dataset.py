@@ -252,9 +252,8 @@ class NoUsablePairsError(UserError):
 
 
 def resolve_ranges(config: Config) -> Config:
-    """The configuration with percentiles in its ranges replaced by the values measured on
-    training pairs.
-    Raises UserError."""
+    """The configuration with the percentiles in its ranges measured on training pairs. Raises
+    UserError."""
     order = 1 if config.direction == "AtoB" else -1  # [::order] maps x, y to A, B and back
     ranges = (config.input_range, config.target_range)[::order]
     channels = (config.in_channels, config.out_channels)[::order]
@@ -290,12 +289,13 @@ def main(argv=None) -> int:
     for split in STAND_INS:
         try:
             dataset = PairedDataset(replace(config, bad_files="skip", cache_gb=0.0), split)
+            used, problems, good = dataset.split, dataset.skipped, len(dataset)
         except NoUsablePairsError as error:
             used, problems, good = error.split, error.skipped, 0
         except UserError as error:
+            if split == "train":
+                raise  # the other splits would only repeat it
             used, problems, good = split, [str(error)], 0
-        else:
-            used, problems, good = dataset.split, dataset.skipped, len(dataset)
         if used != split:
             continue  # it is missing; the split that replaces it is checked by itself
         bad += len(problems)

@@ -6,9 +6,10 @@ import inspect
 import math
 import re
 import sys
+from pathlib import Path
 from typing import get_args
 
-from engine.cli import Parser, UserError, did_you_mean
+from engine.cli import Parser, UserError, did_you_mean, shell_quote
 
 
 def check_types(values) -> None:
@@ -71,6 +72,9 @@ def parse_preset(parser: Parser, presets: dict, default: str, argv=None):
     options = parser.parse_args(words)
     name = options.preset or default
     if name not in presets:
-        raise UserError(f"unknown preset {name!r}{did_you_mean(name, presets)} (known: {known})")
+        hint = did_you_mean(name, presets)
+        if Path(name).is_dir():
+            hint = f"; a dataset is given as --data_root {shell_quote(name)}"
+        raise UserError(f"unknown preset {name!r}{hint} (known: {known})")
     given = {f.name: options.__dict__.pop(f.name) for f in fields if f.name in options}
     return options, presets[name], given

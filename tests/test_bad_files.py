@@ -105,6 +105,13 @@ def test_the_check_names_all_where_none_is_good(tmp_path, capsys):
         assert f"{number}.png cannot be read as an image: it is {kind}" in printed
 
 
+def test_the_check_names_a_mistake_of_the_dataset_once(tmp_path, capsys):
+    Image.new("RGB", (64, 32)).save(tmp_path / "1.png")
+    with pytest.raises(UserError, match="has no folder 'train'"):
+        dataset.main(["--data_root", str(tmp_path)])
+    assert capsys.readouterr().out == ""
+
+
 def test_the_check_of_two_folders_names_all_without_a_partner(tmp_path, capsys):
     for name in ("A/train/1", "A/train/2", "A/train/3", "B/train/2", "B/train/9"):
         path = tmp_path / f"{name}.png"

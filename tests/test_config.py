@@ -171,9 +171,11 @@ def test_a_missing_dataset_is_named_with_the_nearest_folder(tmp_path):
         require_data(Config(data_root=str(tmp_path / "no" / "photos")))
 
 
-def test_unknown_presets_get_a_hint():
+def test_unknown_presets_get_a_hint(tmp_path):
     with pytest.raises(UserError, match="unknown preset 'mops'; did you mean 'maps'"):
         parse_arguments(["mops"])
+    with pytest.raises(UserError, match="a dataset is given as --data_root "):
+        parse_arguments([str(tmp_path)])
 
 
 def test_a_saved_configuration_is_read_back():
