@@ -75,6 +75,11 @@ def shell_quote(word: str | Path) -> str:
     return word if re.fullmatch(r"[\w./:=+-]+", word) else f'"{word}"'
 
 
+def plural(number: int, one: str, many: str = "") -> str:
+    """plural(1, "epoch") is "1 epoch", plural(2, "epoch") "2 epochs"."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def did_you_mean(word: str, known, prefix: str = "") -> str:
     """A hint such as "; did you mean 'facades'?", empty if nothing known is close."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)

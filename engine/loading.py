@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
 
-from engine.cli import UserError
+from engine.cli import UserError, plural
 from engine.devices import usable_cores
 from engine.order import TrainingOrder
 
@@ -76,7 +76,7 @@ def fit_shared_memory(workers: int, batch_bytes: int) -> int:
     fitting = max(0, batches // PREFETCHED)
     if fitting >= workers:
         return workers
-    how = f"{fitting} process{'es'[: 2 * (fitting > 1)]}" if fitting else "a thread"
+    how = plural(fitting, "process", "processes") if fitting else "a thread"
     reason = f"{folder} has {free / 1e6:.3g} MB free (docker run --shm-size=8g gives more)"
     print(f"loading with {how}, not {workers} processes: {reason}")
     return fitting
@@ -145,7 +145,6 @@ def exit_at_trainers_sigterm() -> None:
 
 
 AHEAD = min(8, usable_cores())  # items that `overlap` reads ahead, and finishes at the same time
-
 
 SMALL = 2**20  # pixels of an image of which each core may translate one
 LARGE_IMAGE = threading.Lock()  # held by the only larger one that is translated

@@ -12,8 +12,7 @@ from engine.cli import UserError
 class TrainingOrder(Sampler):
     """The batches of a whole run from step `start` on, each a list of (epoch, index). Every epoch
     is a permutation that depends on the seed and the epoch alone; what is left over without a full
-    batch is dropped. Process `rank` of `processes` takes
-    its share of every step."""
+    batch is dropped. Process `rank` of `processes` takes its share of every step."""
 
     items: int
     batch_size: int

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from engine.cli import UserError, shell_quote
+from engine.cli import UserError, plural, shell_quote
 from engine.curves import draw_curves, draw_progress, warnings
 from engine.devices import provenance, rng_state
 from engine.fast import after_overflow
@@ -186,7 +186,7 @@ def report(run: Run, step: int) -> int:
         return 128 + schedule.signal
     seconds, epochs = run.elapsed(), schedule.epoch(step)
     took = "" if math.isnan(seconds) else f" in {timedelta(seconds=round(seconds))}"
-    print(f"trained for {epochs} epoch{'s'[: epochs > 1]}{took}")
+    print(f"trained for {plural(epochs, 'epoch')}{took}")
     if schedule.stopped_early:
         count, name = run.config.patience, run.config.best_by
         print(f"  stopped early: {count} validations in a row without a better {name}")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from engine.cli import plural
 from engine.order import TrainingOrder
 
 
@@ -66,5 +67,6 @@ class Schedule:
         if self.stopped_early:
             return "stopped early; --patience N for more"
         if self.order.start >= self.order.total_steps:
-            return f"is trained for {self.epoch(self.order.start)} epochs; --epochs N for more"
+            epochs = plural(self.epoch(self.order.start), "epoch")
+            return f"is trained for {epochs}; --epochs N for more"
         return None
