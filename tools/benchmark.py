@@ -236,26 +236,19 @@ def rows_of(
     ]
 
 
-def report(content: dict, file: str | None) -> None:
-    print(described(content))
-    if file:
-        write_text(file, json.dumps(content, indent=2) + "\n")
-
-
-def main(argv=None) -> int:
-    options = parse_arguments(argv)
+def measure_translation(options: argparse.Namespace, device: torch.device, turns: int) -> dict:
+    """What `tools.tables` shows of evaluate.py."""
     config = options.configs[0]
-    device = device_of(config.device)
-    turns = options.turns or (1 if device.type == "cuda" else 3)
-    if options.translate:
-        precision, _ = choose_precision(config.precision, device)
-        config = replace(config, precision=precision)
-        rows = compare_translation(config, options.junyanz, turns, IMAGES)
-        sizes = {"crop_size": config.crop_size, "base_channels": config.base_channels}
-        report(
-            {**provenance(device), **sizes, "images": IMAGES, "translations": rows}, options.json
-        )
-        return 0
+    precision, _ = choose_precision(config.precision, device)
+    config = replace(config, precision=precision)
+    rows = compare_translation(config, options.junyanz, turns, IMAGES)
+    sizes = {"crop_size": config.crop_size, "base_channels": config.base_channels}
+    return {**sizes, "images": IMAGES, "translations": rows}
+
+
+def measure_training(options: argparse.Namespace, device: torch.device, turns: int) -> dict:
+    """What `tools.tables` shows of training."""
+    config = options.configs[0]
     precisions = half_precisions(config, device)
     if Path(config.data_root) == DEMO_ROOT and not DEMO_ROOT.exists():
         make_demo(DEMO_ROOT)
@@ -268,17 +261,26 @@ def main(argv=None) -> int:
     rates, steps = machine_rates(fastest, device), []
     translating = translation_rate(config, device)
     torch.cuda.empty_cache()  # for the processes of the variants
-    for config in options.configs:
-        steps += rows_of(compare(config, precisions, options.junyanz, turns), config, rates)
-    content = {
-        **provenance(device),
+    for sized in options.configs:
+        steps += rows_of(compare(sized, precisions, options.junyanz, turns), sized, rates)
+    return {
         "crop_size": config.crop_size,
         "rates": {"TFLOP/s": rates[0] / 1e12, "GB/s": rates[1] / 1e9, "precision": fastest},
         "steps": steps,
         "loading": loading,
         "translating": translating,
     }
-    report(content, options.json)
+
+
+def main(argv=None) -> int:
+    options = parse_arguments(argv)
+    device = device_of(options.configs[0].device)
+    turns = options.turns or (1 if device.type == "cuda" else 3)
+    measure = measure_translation if options.translate else measure_training
+    content = {**provenance(device), **measure(options, device, turns)}
+    print(described(content))
+    if options.json:
+        write_text(options.json, json.dumps(content, indent=2) + "\n")
     return 0
 
 
