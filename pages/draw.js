@@ -475,9 +475,20 @@ function browser(runtime, { channels, multiple, dropout, noise: layers }) {
   opening.catch(error => say(error.message));
   const tensor = (values, shape) => new ort.Tensor("float32", values, [1, ...shape]);
 
+  // The network: x, (channels, height, width) in [-1, 1] -> y likewise.
+  async function network(x, width, height, seed, noise) {
+    const session = await opening, feeds = { input: tensor(x, [channels, height, width]) };
+    layers.forEach(([channels, halvings], k) => {
+      const sides = [height, width].map(side => Math.ceil(side / multiple) * multiple >> halvings), draw = random(seed + k * 7919);
+      const kept = new Float32Array(channels * sides[0] * sides[1]).map(() => noise ? (draw() < dropout ? 0 : 1 / (1 - dropout)) : 1);
+      feeds[`noise_${k}`] = tensor(kept, [channels, ...sides]);
+    });
+    return (await session.run(feeds)).output.data;
+  }
+
   return {
     async translate(run, input, seed, noise) {
-      const session = await opening;
+      if (run.task === "colorization") return colorize(input, run.size, (...small) => network(...small, seed, noise));
       const masked = run.kind === "mask", { width } = input, height = input.height / (masked ? 2 : 1), area = width * height;
       const { data } = context(input).getImageData(0, 0, width, input.height);
       const hole = i => masked && data[4 * (area + i)] > 127;
@@ -487,14 +498,8 @@ function browser(runtime, { channels, multiple, dropout, noise: layers }) {
         if (channels === 1) x[i] = (red * 19595 + green * 38470 + blue * 7471 + 32768 >> 16) / 127.5 - 1;
         else [x[i], x[area + i], x[2 * area + i]] = [red / 127.5 - 1, green / 127.5 - 1, blue / 127.5 - 1];
       }
-      const feeds = { input: tensor(x, [channels, height, width]) };
-      layers.forEach(([channels, halvings], k) => {
-        const sides = [height, width].map(side => Math.ceil(side / multiple) * multiple >> halvings), draw = random(seed + k * 7919);
-        const kept = new Float32Array(channels * sides[0] * sides[1]).map(() => noise ? (draw() < dropout ? 0 : 1 / (1 - dropout)) : 1);
-        feeds[`noise_${k}`] = tensor(kept, [channels, ...sides]);
-      });
-      const { output: { data: y, dims } } = await session.run(feeds);
-      const image = new ImageData(width, height), green = dims[1] > 1 ? area : 0;
+      const y = await network(x, width, height, seed, noise);
+      const image = new ImageData(width, height), green = y.length > area ? area : 0;
       for (let i = 0; i < area; i++) {
         const values = masked && !hole(i) ? data.subarray(4 * i, 4 * i + 3)
           : [y[i], y[green + i], y[2 * green + i]].map(value => Math.round((value + 1) * 127.5));
@@ -514,6 +519,30 @@ function browser(runtime, { channels, multiple, dropout, noise: layers }) {
       return { image: await createImageBitmap(flat), original };
     },
   };
+}
+
+// Colorization as in tasks/colorization.py: the network sees the lightness at the size of training, and its colors are
+// enlarged. `input` is gray; `network` takes x, width and height.
+async function colorize(input, size, network) {
+  const { width, height } = input, scale = Math.min(size / Math.min(width, height), 4 * size / Math.max(width, height));
+  const small = scaled(input, Math.round(width * scale), Math.round(height * scale)), area = small.width * small.height;
+  const colors = context(small).getImageData(0, 0, small.width, small.height);
+  const x = Float32Array.from({ length: area }, (_, i) => LIGHTNESS[colors.data[4 * i]] / 50 - 1);
+  const y = await network(x, small.width, small.height);
+  for (let i = 0; i < area; i++) colors.data.set([(y[i] + 1) * 127.5, (y[area + i] + 1) * 127.5], 4 * i);
+  context(small).putImageData(colors, 0, 0);
+  const result = scaled(small, width, height), image = context(result).getImageData(0, 0, width, height);
+  const grays = context(input).getImageData(0, 0, width, height).data, ab = value => (value / 127.5 - 1) * 110;
+  for (let i = 0; i < grays.length; i += 4) paintLab(image.data, i, LIGHTNESS[grays[i]], ab(image.data[i]), ab(image.data[i + 1]));
+  context(result).putImageData(image, 0, 0);
+  return result;
+}
+
+function scaled(image, width, height) {
+  const result = blank(width, height), on = context(result);
+  on.imageSmoothingQuality = "high";
+  on.drawImage(image, 0, 0, width, height);
+  return result;
 }
 
 // ---- Images: examples, files, clipboard
@@ -601,12 +630,28 @@ function refine(lines) {
 // sRGB, 0 to 255 -> linear light, 0 to 1.
 const LINEAR = Float32Array.from({ length: 256 }, (_, i) => i <= 10 ? i / 255 / 12.92 : ((i / 255 + 0.055) / 1.055) ** 2.4);
 
-// Gray with the lightness of each color, L of Lab, which is the input of colorization.
+// Its inverse.
+const encoded = light => 255 * (light <= 0.0031308 ? 12.92 * light : 1.055 * light ** (1 / 2.4) - 0.055);
+
+// The lightness, L of Lab, of each gray.
+const LIGHTNESS = LINEAR.map(light => light > 0.008856 ? 116 * Math.cbrt(light) - 16 : 903.3 * light);
+
+// Gray with the lightness of each color, which is the input of colorization.
 function gray({ data }) {
   for (let i = 0; i < data.length; i += 4) {
     const light = 0.2126 * LINEAR[data[i]] + 0.7152 * LINEAR[data[i + 1]] + 0.0722 * LINEAR[data[i + 2]];
-    data.fill(Math.round(255 * (light <= 0.0031308 ? 12.92 * light : 1.055 * light ** (1 / 2.4) - 0.055)), i, i + 3);
+    data.fill(Math.round(encoded(light)), i, i + 3);
   }
+}
+
+// Lab -> sRGB, as OpenCV computes it. Writes it into pixels at i; what is beyond sRGB is clipped.
+function paintLab(pixels, i, lightness, a, b) {
+  const linear = t => t > 6 / 29 ? t ** 3 : (t - 16 / 116) / 7.787;
+  const root = lightness > 8 ? (lightness + 16) / 116 : 7.787 * lightness / 903.3 + 16 / 116;
+  const x = 0.950456 * linear(root + a / 500), y = linear(root), z = 1.088754 * linear(root - b / 200);
+  pixels[i] = encoded(3.240479 * x - 1.53715 * y - 0.498535 * z);
+  pixels[i + 1] = encoded(-0.969256 * x + 1.875991 * y + 0.041556 * z);
+  pixels[i + 2] = encoded(0.055648 * x - 0.204043 * y + 1.057311 * z);
 }
 
 // Black edges on white, as tasks/edges.py draws them: Canny's detector as in OpenCV, with thresholds 100 and 200.

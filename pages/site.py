@@ -56,8 +56,8 @@ def write_web(run: str, folder: Path, runtime: str | None, ema: bool) -> None:
 def write_space(run: str, folder: Path, ema: bool) -> None:
     """Writes a Gradio app with the model. Raises UserError."""
     about, contents = model_files(run, folder, ema)
-    if about["kind"] == "mask":
-        raise UserError(f"{run} is for tools.draw and --web: a Space has no hole to paint")
+    if lack := {"mask": "has no hole to paint", "photo": "changes no colors"}.get(about["kind"]):
+        raise UserError(f"{run} is for tools.draw and --web: a Space {lack}")
     contents["app.py"] = Path(__file__).with_name("space.py").read_bytes()
     contents["requirements.txt"] = b"gradio>=6\nnumpy\nonnxruntime>=1.17\npillow\n"
     size = round(len(contents["model.onnx"]) / 1e6)
@@ -71,9 +71,11 @@ def model_files(run: str, folder: Path, ema: bool) -> tuple[dict, dict[str, byte
     UserError, also if the folder holds other files."""
     generator = load_generator(run, ema=ema)
     config = generator.config
-    about = {"name": Path(run).resolve().name, **describe(run), "longest": config.crop_size}
-    if about["kind"] == "photo":
+    about = {"name": Path(run).resolve().name, **describe(run)}
+    if config.task == "super_resolution":
         raise UserError(f"{run} is for tools.draw alone: {config.task} needs more than its network")
+    if config.task != "colorization":  # whose network always sees the size of training
+        about["longest"] = config.crop_size
     if any(folder.glob("[!.]*")) and not (folder / "runs.json").is_file():
         raise UserError(f"{folder} holds other files; choose an empty folder")
     examples = enumerate(about["examples"], 1)

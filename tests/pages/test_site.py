@@ -11,7 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browsing import blocks, drag, serving, settled, until, visible_channels
+from browsing import (
+    blocks,
+    drag,
+    drop,
+    png,
+    serving,
+    settled,
+    until,
+    untrained,
+    visible_channels,
+)
 from conftest import REPOSITORY
 from PIL import Image
 
@@ -82,9 +92,11 @@ def test_mistakes_of_the_export_are_one_line(runs, site, runtime, tmp_path, monk
     for name in site.RUNTIME:
         (runtime / "other" / name).write_text("another version")
     new = tmp_path / "new"
+    untrained(tmp_path / "large", task="super_resolution")
     cases = {
-        ("color", "--web", new): "colorization needs more",
+        (tmp_path / "large", "--web", new): "super_resolution needs more",
         ("hole", "--space", new): "a Space has no hole to paint",
+        ("color", "--space", new): "a Space changes no colors",
         ("edges", "--web", tmp_path / "mine"): "holds other files",
         ("edges", "--web", new): "no network; or: npm pack onnxruntime-web",
         ("edges", "--web", new, "--runtime", runtime / "other"): "another checksum",
@@ -159,6 +171,29 @@ def test_the_static_site_in_a_browser(runs, dist, opened, tmp_path, name):
             page.click("#webcam")
             until(page, "element('time').textContent.endsWith('images/s')")
             page.keyboard.press("Escape")
+        page.context.close()
+
+
+@pytest.mark.slow
+def test_photos_are_colored_on_a_static_site(dist, opened, tmp_path):
+    folder, run = tmp_path / "site", REPOSITORY / "pretrained" / "colorization"
+    assert export.main([str(run), "--web", str(folder), "--runtime", str(dist)]) == 0
+    photo = Image.open(run / "examples" / "launch.jpg").convert("RGB").resize((512, 384))
+    with static(folder) as files:
+        page = opened(files)
+        page.click("#noise")
+        drop(page, "photo.png", png(photo))
+        until(page, "canvas.width === 512")
+        settled(page)
+        gray = visible_channels(page, "canvas")
+        assert (gray == gray[..., :1]).all()
+        image = Image.fromarray(gray.astype(np.uint8))
+        expected = np.asarray(translate(load_generator(run), image, noise=False)).astype(int)
+        output = visible_channels(page, "output")
+        assert np.abs(output - expected).mean() < 1 < np.abs(gray - expected).mean()
+        page.click("#webcam")
+        until(page, "element('time').textContent.endsWith('images/s')")
+        page.keyboard.press("Escape")
         page.context.close()
 
 
