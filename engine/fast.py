@@ -222,9 +222,8 @@ class DownProduct(nn.Module):
         height, width = x.shape[-2:]
         if len(x) * height * width > 4 * SMALL:  # larger than those it was chosen for
             return F.conv2d(x, self.weight, stride=2, padding=1)
-        patches = F.unfold(x, 4, padding=1, stride=2).transpose(1, 2)  # (B, H/2 * W/2, C * 16)
-        y = F.linear(patches, self.weight.flatten(1)).transpose(1, 2)
-        return y.contiguous().unflatten(2, (height // 2, width // 2))
+        patches = F.unfold(x, 4, padding=1, stride=2)  # (B, C * 16, H/2 * W/2)
+        return (self.weight.flatten(1) @ patches).unflatten(2, (height // 2, width // 2))
 
 
 class UpProduct(nn.Module):
