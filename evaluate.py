@@ -63,7 +63,7 @@ def parse_arguments(argv=None) -> Namespace:
     add("--side_by_side", action="store_true", help="write each --input beside its output")
     add("--scorer", metavar="READER", help="score labels that this tools.reader reads in outputs")
     add("--data_root", metavar="PATH", help="the dataset, if it has moved")
-    add("--bad_files", choices=("stop", "skip"), help="at a bad file (default: as the run)")
+    add("--bad_files", metavar="HOW", help="stop at a bad file, or skip it (default: as the run)")
     add("--palette", metavar="NAME", help="palette of the label maps (default: as the run)")
     add("--seed", type=int, default=0, metavar="N", help="seed of the noise (default: 0)")
     add("--no_dropout", action="store_true", help="turn off the noise")

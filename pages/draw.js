@@ -524,19 +524,26 @@ function browser(runtime, { channels, multiple, dropout, noise: layers }) {
 // Colorization as in tasks/colorization.py: the network sees the lightness at the size of training, and its colors are
 // enlarged. `input` is gray; `network` takes x, width and height.
 async function colorize(input, size, network) {
-  const { width, height } = input, scale = Math.min(size / Math.min(width, height), 4 * size / Math.max(width, height));
-  const small = scaled(input, Math.round(width * scale), Math.round(height * scale)), area = small.width * small.height;
-  const colors = context(small).getImageData(0, 0, small.width, small.height);
-  const x = Float32Array.from({ length: area }, (_, i) => LIGHTNESS[colors.data[4 * i]] / 50 - 1);
+  const { width, height } = input, scale = trainingScale(size, width, height);
+  const small = scaled(input, Math.round(width * scale), Math.round(height * scale));
+  const area = small.width * small.height;
+  const reduced = context(small).getImageData(0, 0, small.width, small.height);
+  const x = Float32Array.from({ length: area }, (_, i) => LIGHTNESS[reduced.data[4 * i]] / 50 - 1);
   const y = await network(x, small.width, small.height);
-  for (let i = 0; i < area; i++) colors.data.set([(y[i] + 1) * 127.5, (y[area + i] + 1) * 127.5], 4 * i);
-  context(small).putImageData(colors, 0, 0);
-  const result = scaled(small, width, height), image = context(result).getImageData(0, 0, width, height);
-  const grays = context(input).getImageData(0, 0, width, height).data, ab = value => (value / 127.5 - 1) * 110;
-  for (let i = 0; i < grays.length; i += 4) paintLab(image.data, i, LIGHTNESS[grays[i]], ab(image.data[i]), ab(image.data[i + 1]));
+  // a and b become red and green, so that the canvas enlarges them.
+  for (let i = 0; i < area; i++) reduced.data.set([(y[i] + 1) * 127.5, (y[area + i] + 1) * 127.5], 4 * i);
+  context(small).putImageData(reduced, 0, 0);
+  const result = scaled(small, width, height);
+  const image = context(result).getImageData(0, 0, width, height), { data } = image;
+  const grays = context(input).getImageData(0, 0, width, height).data;
+  const ab = value => (value / 127.5 - 1) * 110;
+  for (let i = 0; i < data.length; i += 4) paintLab(data, i, LIGHTNESS[grays[i]], ab(data[i]), ab(data[i + 1]));
   context(result).putImageData(image, 0, 0);
   return result;
 }
+
+// How much an image is scaled to the size of training: its shorter side to `size`, the longer to at most 4 times that.
+const trainingScale = (size, width, height) => Math.min(size / Math.min(width, height), 4 * size / Math.max(width, height));
 
 function scaled(image, width, height) {
   const result = blank(width, height), on = context(result);
@@ -584,10 +591,9 @@ const square = () => ["labels", "edges"].includes(run.kind);
 
 // The size at which an image of some size is drawn and translated.
 function fitted(width, height) {
-  const [less, more] = [width, height].sort((a, b) => a - b);
   if (square()) return [run.size, run.size];
   // A site has no resizing around its model, so that inpainting is done at the size of training.
-  const scale = site && run.kind === "mask" ? Math.min(run.size / less, 4 * run.size / more) : Math.min(1, run.longest / more);
+  const scale = site && run.kind === "mask" ? trainingScale(run.size, width, height) : Math.min(1, run.longest / Math.max(width, height));
   return [width, height].map(side => Math.max(1, Math.round(side * scale)));
 }
 

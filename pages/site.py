@@ -56,8 +56,9 @@ def write_web(run: str, folder: Path, runtime: str | None, ema: bool) -> None:
 def write_space(run: str, folder: Path, ema: bool) -> None:
     """Writes a Gradio app with the model. Raises UserError."""
     about, contents = model_files(run, folder, ema)
-    if lack := {"mask": "has no hole to paint", "photo": "changes no colors"}.get(about["kind"]):
-        raise UserError(f"{run} is for tools.draw and --web: a Space {lack}")
+    lacking = {"mask": "has no hole to paint", "photo": "changes no colors"}
+    if about["kind"] in lacking:
+        raise UserError(f"{run} is for tools.draw and --web: a Space {lacking[about['kind']]}")
     contents["app.py"] = Path(__file__).with_name("space.py").read_bytes()
     contents["requirements.txt"] = b"gradio>=6\nnumpy\nonnxruntime>=1.17\npillow\n"
     size = round(len(contents["model.onnx"]) / 1e6)

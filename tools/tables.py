@@ -76,7 +76,7 @@ def results(content: dict) -> tuple[list[list[str]], str]:
     several = f"seeds {', '.join(map(str, seeds))}, mean ± std" if len(seeds) > 1 else "one seed"
     facts = (
         f"{first['images']} {first['split']} images of {Path(config['data_root']).name}, "
-        f"{several}. {config['epochs']} epoch{'s' * (config['epochs'] > 1)} "
+        f"{several}. {cli.plural(config['epochs'], 'epoch')} "
         f"({first['steps']} steps), {config['crop_size']} px, batch {config['batch_size']}, "
         f"{config['base_channels']} filters in G, {config['discriminator_channels']} in D, "
         f"{config['precision']}. {origins(runs)}"
