@@ -109,6 +109,7 @@ def test_the_app_in_gradio(python, browser, tmp_path):
         assert brush["default_color"] == "#{:02x}{:02x}{:02x}".format(*COLORS["window"])
 
         page = browser.new_page()
+        page.set_default_timeout(90_000)  # gradio's page once took over 30 seconds
         page.goto(address)
         output = page.locator("img").first
 
